@@ -1,0 +1,1 @@
+"""Pure decisions: extents, geometry, placement, victims, ACLs. Values in, values out."""
