@@ -1,0 +1,1 @@
+"""Ordinary programs at work on the filesystem under test."""
