@@ -1,0 +1,426 @@
+"""A drive that is a directory on its own disk.
+
+What holds here:
+
+* The directory is opened once; every file is reached relative to that descriptor and never
+  through a symbolic link, so nobody can slip another file under a name. Files are 0600, made
+  with O_EXCL; the directory is made 0700 before the first file is created in it (a directory
+  that is only looked at is not changed). Only regular files exist for us.
+* `claim` allocates whole, then syncs file and directory. Truncating up is not allocation: where
+  the filesystem cannot allocate, zeros are written.
+* A file takes no append past its claimed size (EFBIG), as a zone takes none.
+* After a failed append, sync or seal the file refuses to be changed again. On Linux a second
+  fdatasync can succeed although the first dropped the pages; here it cannot be tried.
+* Every OSError leaves as a DriveError.
+
+Left to others: what the names and the bytes mean, not closing a file that a thread still reads,
+and the choice of what to do after an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from shmr.drive.seam import Buffer, Capacity
+from shmr.errors import DriveError
+
+LOCK_NAME = "lock"
+SMALL_BYTES = 64 * 1024
+
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+_ZEROS = bytes(1024 * 1024)
+_CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_CANNOT_READ_NOWAIT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+Pwritev = Callable[[int, list[memoryview], int], int]
+"""The one system call that writes; tests replace it to make writes short or fail."""
+
+
+class DirectoryFile:
+    """An open file of a `DirectoryDrive`. Made by the drive only."""
+
+    def __init__(self, drive: DirectoryDrive, name: str, fd: int, size: int, end: int) -> None:
+        self._drive = drive
+        self._name = name
+        self._fd = fd
+        self._size = size  # as a reader sees it: what was claimed, until the seal
+        self._end = end
+        self._failed = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def end(self) -> int:
+        return self._end
+
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        views = [view for buffer in buffers if (view := memoryview(buffer).cast("B")).nbytes]
+        total = sum(view.nbytes for view in views)
+        if not total:
+            return
+        with self._changing("append"):
+            if self._end + total > self._size:
+                raise OSError(errno.EFBIG, f"{self._name}: append past the claimed size")
+            _write_all(self._drive.pwritev, self._fd, views, self._end)
+        self._end += total
+
+    def read(self, offset: int, length: int) -> bytes:
+        with self._drive.telling("read"):
+            content = os.pread(self._fd, length, offset)
+            if len(content) == length or not content:
+                return content
+            parts = [content]
+            position = offset + len(content)
+            while position < offset + length:
+                content = os.pread(self._fd, offset + length - position, position)
+                if not content:
+                    break
+                parts.append(content)
+                position += len(content)
+            return b"".join(parts)
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        length = max(0, min(length, self._size - offset))
+        if not length:
+            return b""
+        if not self._drive.reads_nowait:
+            return None
+        content = bytearray(length)
+        try:
+            got = os.preadv(self._fd, [content], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _CANNOT_READ_NOWAIT:
+                self._drive.reads_nowait = False
+            # Nothing else is decided here either: `read` meets a real error again and names it.
+            return None
+        return bytes(content) if got == length else None
+
+    def sync(self) -> None:
+        with self._changing("sync"):
+            os.fdatasync(self._fd)
+
+    def seal(self) -> None:
+        with self._changing("seal"):
+            # Sync before truncating: a short file is trusted to hold all of its bytes.
+            os.fdatasync(self._fd)
+            if self._end != self._size:
+                os.ftruncate(self._fd, self._end)
+                os.fsync(self._fd)
+                self._size = self._end
+                self._drive.account(self._name, _allocated(os.fstat(self._fd)))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
+
+    @contextmanager
+    def _changing(self, operation: str) -> Iterator[None]:
+        with self._drive.telling(operation):
+            if self._failed:
+                raise OSError(errno.EIO, f"{self._name}: not changed again after an error")
+            try:
+                yield
+            except OSError:
+                self._failed = True
+                raise
+
+
+class DirectoryDrive:
+    """The drive at `path`. `limit_bytes` caps what our own files may allocate there."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        limit_bytes: int | None = None,
+        pwritev: Pwritev = os.pwritev,
+    ) -> None:
+        self._label = os.fspath(path)
+        self._limit_bytes = limit_bytes
+        self.pwritev = pwritev
+        self.reads_nowait = True
+        self._lock_fd = -1
+        self._private = False
+        self._accounts = threading.Lock()
+        self._allocated: dict[str, int] = {}
+        self._used = 0
+        self._fd = -1
+        with self.telling("open"):
+            self._fd = os.open(
+                self._label, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        try:
+            if limit_bytes is not None:
+                with self.telling("names"):
+                    for name, facts in self._regular():
+                        self.account(name, _allocated(facts))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    def device(self) -> int:
+        with self.telling("device"):
+            return os.fstat(self._fd).st_dev
+
+    def names(self) -> list[str]:
+        with self.telling("names"):
+            return [entry.name for entry in self._entries() if entry.is_file(follow_symlinks=False)]
+
+    def size(self, name: str) -> int:
+        with self.telling("size"):
+            facts = os.stat(checked_name(name), dir_fd=self._fd, follow_symlinks=False)
+            _require_regular(name, facts)
+            return facts.st_size
+
+    def claim(self, name: str, size_bytes: int) -> DirectoryFile:
+        with self.telling("claim"):
+            checked_name(name)
+            self._make_private()
+            self._reserve(name, size_bytes)
+            try:
+                return self._create(name, size_bytes)
+            except BaseException:
+                self.account(name, 0)
+                raise
+
+    def open(self, name: str, *, end: int = 0) -> DirectoryFile:
+        with self.telling("open"):
+            flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+            try:
+                fd = os.open(checked_name(name), os.O_RDWR | flags, dir_fd=self._fd)
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+                fd = os.open(name, os.O_RDONLY | flags, dir_fd=self._fd)
+            try:
+                facts = os.fstat(fd)
+                _require_regular(name, facts)
+                if not 0 <= end <= facts.st_size:
+                    raise OSError(errno.EINVAL, f"{name}: end {end} is not inside the file")
+                os.set_blocking(fd, True)
+            except BaseException:
+                os.close(fd)
+                raise
+            return DirectoryFile(self, name, fd, facts.st_size, end)
+
+    def discard(self, name: str) -> None:
+        with self.telling("discard"):
+            os.unlink(checked_name(name), dir_fd=self._fd)
+            self.account(name, 0)
+
+    def capacity(self) -> Capacity:
+        with self.telling("capacity"):
+            facts = os.fstatvfs(self._fd)
+        total = facts.f_blocks * facts.f_frsize
+        free = facts.f_bavail * facts.f_frsize
+        if self._limit_bytes is not None:
+            total = min(total, self._limit_bytes)
+            free = max(0, min(free, self._limit_bytes - self._used))
+        return Capacity(total, free)
+
+    def put(self, name: str, content: bytes) -> None:
+        file = self.claim(name, len(content))
+        try:
+            file.append([content])
+            file.sync()
+        except BaseException:
+            with suppress(DriveError):
+                self.discard(name)
+            raise
+        finally:
+            file.close()
+
+    def get(self, name: str) -> bytes:
+        file = self.open(name)
+        try:
+            return file.read(0, SMALL_BYTES)
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        """Release the directory and the lock. Open files live on."""
+        for fd in (self._lock_fd, self._fd):
+            if fd >= 0:
+                with suppress(OSError):
+                    os.close(fd)
+        self._lock_fd = self._fd = -1
+
+    def lock(self) -> bool:
+        """Hold the drive until `close` or our end; False when another process does.
+
+        The lock belongs to the open file, so it passes to a forked child and never to a program
+        that is started.
+        """
+        if self._lock_fd >= 0:
+            return True
+        with self.telling("lock"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            fd = os.open(LOCK_NAME, flags, 0o600, dir_fd=self._fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            except BaseException:
+                os.close(fd)
+                raise
+        self._lock_fd = fd
+        return True
+
+    def is_empty(self) -> bool:
+        """Whether the directory holds nothing but our lock file and a `lost+found`."""
+        with self.telling("names"):
+            return all(entry.name == "lost+found" for entry in self._entries())
+
+    def is_mount_point(self) -> bool:
+        """Whether something is mounted at the directory; bind mounts count."""
+        with self.telling("mounted"):
+            parent = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+            try:
+                here, above = os.fstat(self._fd), os.fstat(parent)
+                if here.st_dev != above.st_dev or here.st_ino == above.st_ino:
+                    return True
+                return _mount_id(self._fd) != _mount_id(parent)
+            finally:
+                os.close(parent)
+
+    @contextmanager
+    def telling(self, operation: str) -> Iterator[None]:
+        """Turn an OSError into the DriveError of `operation`."""
+        try:
+            yield
+        except OSError as error:
+            raise DriveError(self._label, operation, error) from error
+
+    def account(self, name: str, allocated_bytes: int) -> None:
+        """Note what `name` now takes, so that `capacity` need not look at every file."""
+        if self._limit_bytes is None:
+            return
+        with self._accounts:
+            self._used += allocated_bytes - self._allocated.pop(name, 0)
+            if allocated_bytes:
+                self._allocated[name] = allocated_bytes
+
+    def _reserve(self, name: str, size_bytes: int) -> None:
+        """Set aside `size_bytes` of the limit for `name`, or ENOSPC; claims come from threads."""
+        if self._limit_bytes is None:
+            return
+        with self._accounts:
+            if name in self._allocated:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            if self._used + size_bytes > self._limit_bytes:
+                raise OSError(errno.ENOSPC, "the configured size limit is reached")
+            self._used += size_bytes
+            self._allocated[name] = size_bytes
+
+    def _create(self, name: str, size_bytes: int) -> DirectoryFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._fd)
+        try:
+            _allocate(self.pwritev, fd, size_bytes)
+            os.fsync(fd)
+            os.fsync(self._fd)
+            self.account(name, _allocated(os.fstat(fd)))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._fd)
+            os.close(fd)
+            raise
+        return DirectoryFile(self, name, fd, size_bytes, 0)
+
+    def _make_private(self) -> None:
+        if self._private:
+            return
+        if stat.S_IMODE(os.fstat(self._fd).st_mode) != 0o700:
+            with suppress(PermissionError):
+                os.fchmod(self._fd, 0o700)
+        self._private = True
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        # A descriptor of its own: the position of a directory is shared between duplicates,
+        # and two threads may list at once.
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            with os.scandir(fd) as entries:
+                found = [entry for entry in entries if entry.name != LOCK_NAME]
+                for entry in found:
+                    entry.is_file(follow_symlinks=False)  # while the descriptor can be asked
+                return found
+        finally:
+            os.close(fd)
+
+    def _regular(self) -> Iterator[tuple[str, os.stat_result]]:
+        for name in self.names():
+            with suppress(FileNotFoundError):
+                yield name, os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+
+
+def checked_name(name: str) -> str:
+    """`name` if a drive's file may be called that. Raises OSError (EINVAL)."""
+    if not name or "/" in name or "\0" in name or name in (".", "..", LOCK_NAME):
+        raise OSError(errno.EINVAL, f"{name!r} cannot be the name of a drive's file")
+    return name
+
+
+def _require_regular(name: str, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, f"{name}: not a regular file")
+
+
+def _allocated(facts: os.stat_result) -> int:
+    return facts.st_blocks * 512
+
+
+def _allocate(pwritev: Pwritev, fd: int, size_bytes: int) -> None:
+    """Make the file `size_bytes` long with all of its space taken."""
+    if not size_bytes:
+        return
+    try:
+        os.posix_fallocate(fd, 0, size_bytes)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT_ALLOCATE:
+            raise
+    zeros = memoryview(_ZEROS)
+    for offset in range(0, size_bytes, len(zeros)):
+        _write_all(pwritev, fd, [zeros[: size_bytes - offset]], offset)
+
+
+def _write_all(pwritev: Pwritev, fd: int, views: list[memoryview], offset: int) -> None:
+    """Write all of `views` (none empty) at `offset`, however short the single writes are."""
+    first = 0
+    while first < len(views):
+        written = pwritev(fd, views[first : first + _IOV_MAX], offset)
+        if written <= 0:
+            raise OSError(errno.EIO, "a write made no progress")
+        offset += written
+        while first < len(views) and written >= views[first].nbytes:
+            written -= views[first].nbytes
+            first += 1
+        if written:
+            views[first] = views[first][written:]
+
+
+def _mount_id(fd: int) -> int:
+    """The kernel's id of the mount that `fd` was opened through (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key == "mnt_id":
+                return int(value)
+    return 0
