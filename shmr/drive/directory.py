@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from shmr.drive.seam import Buffer, Capacity
+from shmr.drive.seam import Buffer, Capacity, Drive
 from shmr.errors import DriveError
 
 LOCK_NAME = "lock"
@@ -234,23 +234,10 @@ class DirectoryDrive:
         return Capacity(total, free)
 
     def put(self, name: str, content: bytes) -> None:
-        file = self.claim(name, len(content))
-        try:
-            file.append([content])
-            file.sync()
-        except BaseException:
-            with suppress(DriveError):
-                self.discard(name)
-            raise
-        finally:
-            file.close()
+        put_small(self, name, content)
 
     def get(self, name: str) -> bytes:
-        file = self.open(name)
-        try:
-            return file.read(0, SMALL_BYTES)
-        finally:
-            file.close()
+        return get_small(self, name)
 
     def close(self) -> None:
         """Release the directory and the lock. Open files live on."""
@@ -368,6 +355,29 @@ class DirectoryDrive:
         for name in self.names():
             with suppress(FileNotFoundError):
                 yield name, os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+
+
+def put_small(drive: Drive, name: str, content: bytes) -> None:
+    """`Drive.put` in terms of the other verbs; nothing is left behind on an error."""
+    file = drive.claim(name, len(content))
+    try:
+        file.append([content])
+        file.sync()
+    except BaseException:
+        with suppress(DriveError):
+            drive.discard(name)
+        raise
+    finally:
+        file.close()
+
+
+def get_small(drive: Drive, name: str) -> bytes:
+    """`Drive.get` in terms of the other verbs."""
+    file = drive.open(name)
+    try:
+        return file.read(0, SMALL_BYTES)
+    finally:
+        file.close()
 
 
 def checked_name(name: str) -> str:
