@@ -1,0 +1,341 @@
+"""From the text of a configuration to a `Config`, or to the list of everything wrong with it.
+
+Each `_read_*` function takes a value and its place, reports what is wrong with it, and returns a
+value of the right type in any case: a placeholder after a mistake. So one mistake hides no other,
+and no placeholder gets out, because `parse` raises when anything was reported.
+
+Paths: one that is not absolute starts at the directory of the configuration file; symbolic links
+are resolved, so that two names of one directory are seen as one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from shmr.config.document import (
+    Problems,
+    SyntaxMistake,
+    Value,
+    below,
+    describe,
+    parse_document,
+    shown,
+)
+from shmr.config.places import check_places
+from shmr.config.values import (
+    CODES,
+    DEFAULT_CODE,
+    DEFAULT_SEGMENT_BYTES,
+    DEFAULT_ZONE_BYTES,
+    Config,
+    DriveConfig,
+    PoolConfig,
+    Scheme,
+)
+from shmr.errors import ConfigError
+from shmr.units import GIB, KIB, MIB, PIB, format_size, parse_size
+
+_FILE_BYTES_MAX = MIB
+_ALIGNMENT = 4 * KIB
+_ZONE_BYTES = (MIB, 4 * GIB)
+_DRIVE_BYTES_MAX = 1024 * PIB
+_PRIORITY_MAX = 1_000_000
+_WIDTH_MAX = 32  # liberasurecode.h: EC_MAX_FRAGMENTS
+_PATH_BYTES_MAX = 4095
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
+
+_ERASURE_WORKSPACE = (
+    "the pool of priority 0 is where writes land and cannot be an erasure pool: a workspace is "
+    "replicated while it is open (single or mirror) and coded when it is shifted to a pool of "
+    "another priority"
+)
+_VAND = (
+    "isa_l_rs_vand cannot decode every loss of m drives (6+5 and 22+4, for example); "
+    f"use {DEFAULT_CODE}"
+)
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """The configuration in the file `path`. Raises ConfigError with all that is wrong in it."""
+    source = os.fspath(path)
+    try:
+        with open(source, "rb") as file:
+            content = file.read(_FILE_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(source, [f"cannot be read: {reason}"]) from None
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(source, [f"longer than {format_size(_FILE_BYTES_MAX)}"])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(source, [f"line {line}: not UTF-8"]) from None
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> Config:
+    """The configuration that `text` says; `source` is the path of its file, which need not exist.
+
+    Raises ConfigError.
+    """
+    problems = Problems()
+    file = Path(os.path.abspath(source))
+    try:
+        document = parse_document(text, problems)
+    except SyntaxMistake as error:
+        raise ConfigError(source, [str(error)]) from None
+    config = _Reader(problems, file.parent).config(document, file)
+    if problems.lines:
+        raise ConfigError(source, problems.lines)
+    return config
+
+
+class _Reader:
+    """Reads the parts of one document. `directory` is where relative paths start."""
+
+    def __init__(self, problems: Problems, directory: Path) -> None:
+        self.report = problems.add
+        self.problems = problems
+        self.directory = directory
+
+    # -- the parts of a configuration
+
+    def config(self, document: Value, file: Path) -> Config:
+        keys = ("filesystem", "catalog", "same_device", "status_file", "pools")
+        fields = self.fields(document, "", keys, required=("filesystem", "pools"))
+        items = self.list_of(fields["pools"], "pools", "pool") if "pools" in fields else []
+        pools = [self.pool(item, f"pools[{index}]") for index, item in enumerate(items)]
+        self.compare_pools(pools)
+        workspace = next((pool for pool in pools if pool.priority == 0), None)
+        catalog = self.path_of(fields, "catalog", "")
+        if catalog is None and workspace and workspace.drives:
+            catalog = workspace.drives[0].path / "catalog"
+        status_file = self.path_of(fields, "status_file", "")
+        check_places(pools, catalog, status_file, self.problems)
+        return Config(
+            filesystem=self.name(fields, "filesystem", ""),
+            catalog=catalog or Path(),
+            pools=tuple(sorted(pools, key=lambda pool: pool.priority)),
+            path=file,
+            same_device=self.truth(fields, "same_device", ""),
+            status_file=status_file,
+        )
+
+    def pool(self, value: Value, place: str) -> PoolConfig:
+        keys = ("name", "priority", "scheme", "zone_size", "segment_size", "drives")
+        fields = self.fields(value, place, keys, required=("name", "priority", "scheme", "drives"))
+        priority = self.number(fields, "priority", place, 0, _PRIORITY_MAX)
+        scheme = Scheme("single")
+        if "scheme" in fields:
+            scheme = self.scheme(fields["scheme"], below(place, "scheme"))
+        if priority == 0 and scheme.kind == "erasure":
+            self.report(below(place, "scheme"), _ERASURE_WORKSPACE)
+        foreign, counterpart = (
+            ("zone_size", "segment_size") if priority == 0 else ("segment_size", "zone_size")
+        )
+        if priority is not None and foreign in fields:
+            self.report(
+                below(place, foreign),
+                f"has no meaning in a pool of priority {priority}; there it is {counterpart}",
+            )
+        zone = self.size(fields, "zone_size", place, *_ZONE_BYTES) or DEFAULT_ZONE_BYTES
+        segment = self.size(fields, "segment_size", place, *_ZONE_BYTES) or DEFAULT_SEGMENT_BYTES
+        smallest = segment if priority == 0 else zone
+        drives = self.drives(fields, place, scheme, smallest)
+        return PoolConfig(
+            name=self.name(fields, "name", place),
+            priority=-1 if priority is None else priority,
+            scheme=scheme,
+            drives=drives,
+            zone_size_bytes=zone,
+            segment_size_bytes=segment,
+        )
+
+    def scheme(self, value: Value, place: str) -> Scheme:
+        if value == "single":
+            return Scheme("single")
+        if isinstance(value, Mapping) and len(value) == 1:
+            if "mirror" in value:
+                copies = self.number(value, "mirror", place, 2, _WIDTH_MAX)
+                return Scheme("mirror", k=1, m=(copies or 2) - 1)
+            if "erasure" in value:
+                return self.erasure(value["erasure"], below(place, "erasure"))
+        forms = "single, {mirror: 2} or {erasure: {k: 4, m: 2}}"
+        self.report(place, f"expected {forms}, found {describe(value)}")
+        return Scheme("single")
+
+    def erasure(self, value: Value, place: str) -> Scheme:
+        fields = self.fields(value, place, ("k", "m", "code"), required=("k", "m"))
+        k = self.number(fields, "k", place, 1, _WIDTH_MAX - 1)
+        m = self.number(fields, "m", place, 1, _WIDTH_MAX - 1)
+        if k == 1:
+            self.report(below(place, "k"), "one part of data and copies of it is {mirror: m + 1}")
+        if k and m and k + m > _WIDTH_MAX:
+            self.report(place, f"k + m is at most {_WIDTH_MAX}, found {k + m}")
+        code = fields.get("code", DEFAULT_CODE)
+        if code == "isa_l_rs_vand":
+            self.report(below(place, "code"), _VAND)
+        elif code not in CODES:
+            expected = " or ".join(CODES)
+            self.report(below(place, "code"), f"expected {expected}, found {describe(code)}")
+        return Scheme("erasure", k=k or 1, m=m or 0, code=str(code))
+
+    def drives(
+        self, pool: Mapping[str, Value], place: str, scheme: Scheme, smallest_bytes: int
+    ) -> tuple[DriveConfig, ...]:
+        if "drives" not in pool:
+            return ()
+        where = below(place, "drives")
+        items = self.list_of(pool["drives"], where, "drive")
+        if 0 < len(items) < scheme.width:
+            self.report(
+                where, f"{scheme} needs {scheme.width} drives or more, found {len(items)}"
+            )
+        return tuple(
+            self.drive(item, f"{where}[{index}]", smallest_bytes)
+            for index, item in enumerate(items)
+        )
+
+    def drive(self, value: Value, place: str, smallest_bytes: int) -> DriveConfig:
+        if isinstance(value, str):
+            return DriveConfig(self.path(value, place) or Path())
+        if not isinstance(value, Mapping):
+            self.report(place, f"expected a path or a mapping with one, found {describe(value)}")
+            return DriveConfig(Path())
+        fields = self.fields(value, place, ("path", "mounted", "size"), required=("path",))
+        return DriveConfig(
+            path=self.path_of(fields, "path", place) or Path(),
+            mounted=self.truth(fields, "mounted", place),
+            size_bytes=self.size(fields, "size", place, smallest_bytes, _DRIVE_BYTES_MAX),
+        )
+
+    def compare_pools(self, pools: Sequence[PoolConfig]) -> None:
+        """No two pools share a name or a priority; one has the priority 0."""
+        names: dict[str, int] = {}
+        priorities: dict[int, int] = {}
+        for index, pool in enumerate(pools):
+            if pool.name and names.setdefault(pool.name, index) != index:
+                first = names[pool.name]
+                self.report(f"pools[{index}].name", f"{pool.name} is also that of pools[{first}]")
+            if pool.priority >= 0 and priorities.setdefault(pool.priority, index) != index:
+                first = priorities[pool.priority]
+                self.report(
+                    f"pools[{index}].priority", f"{pool.priority} is also that of pools[{first}]"
+                )
+        if pools and all(pool.priority > 0 for pool in pools):
+            self.report("pools", "no pool has priority 0, which is where writes land")
+
+    # -- fields by type; a field that is absent has been reported where it is required
+
+    def fields(
+        self, value: Value, place: str, known: Iterable[str], *, required: Iterable[str]
+    ) -> Mapping[str, Value]:
+        """The entries of a mapping; unknown and missing ones are reported."""
+        known = tuple(known)
+        if not isinstance(value, Mapping):
+            keys = ", ".join(known)
+            self.report(place, f"expected a mapping with {keys}; found {describe(value)}")
+            return {}
+        for key in value:
+            if key not in known:
+                likely = difflib.get_close_matches(key[:64], known, n=1)
+                hint = f"did you mean {likely[0]}?" if likely else f"known are {', '.join(known)}"
+                self.report(below(place, key), f"unknown; {hint}")
+        for key in required:
+            if key not in value:
+                self.report(below(place, key), "missing")
+        return {key: value[key] for key in known if key in value}
+
+    def list_of(self, value: Value, place: str, noun: str) -> Sequence[Value]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            self.report(place, f"expected a list with at least one {noun}, found {describe(value)}")
+            return ()
+        if not value:
+            self.report(place, f"expected at least one {noun}, found an empty list")
+        return value
+
+    def name(self, fields: Mapping[str, Value], key: str, place: str) -> str:
+        if key not in fields:
+            return ""
+        value = fields[key]
+        if isinstance(value, str) and _NAME.fullmatch(value):
+            return value
+        self.report(
+            below(place, key),
+            "expected a name of up to 64 letters, digits, dots, dashes and underscores that "
+            f"begins with a letter or digit, found {describe(value)}",
+        )
+        return ""
+
+    def number(
+        self, fields: Mapping[str, Value], key: str, place: str, least: int, most: int
+    ) -> int | None:
+        if key not in fields:
+            return None
+        value = fields[key]
+        if isinstance(value, str) and _NUMBER.fullmatch(value) and least <= int(value) <= most:
+            return int(value)
+        self.report(
+            below(place, key),
+            f"expected a whole number from {least} to {most}, found {describe(value)}",
+        )
+        return None
+
+    def truth(self, fields: Mapping[str, Value], key: str, place: str) -> bool:
+        if key not in fields:
+            return False
+        value = fields[key]
+        word = value.lower() if isinstance(value, str) else ""
+        if word not in _YES + _NO:
+            self.report(below(place, key), f"expected true or false, found {describe(value)}")
+        return word in _YES
+
+    def size(
+        self, fields: Mapping[str, Value], key: str, place: str, least: int, most: int
+    ) -> int | None:
+        if key not in fields:
+            return None
+        value, where = fields[key], below(place, key)
+        try:
+            size_bytes = parse_size(value if isinstance(value, str) else "")
+        except (ValueError, OverflowError):
+            found = describe(value)
+            self.report(where, f"expected a size such as 256MiB or 100GiB, found {found}")
+            return None
+        if not least <= size_bytes <= most:
+            self.report(
+                where,
+                f"expected {format_size(least)} to {format_size(most)}, found {describe(value)}",
+            )
+            return None
+        if size_bytes % _ALIGNMENT:
+            self.report(where, f"expected a multiple of 4 KiB, found {size_bytes} bytes")
+            return None
+        return size_bytes
+
+    def path_of(self, fields: Mapping[str, Value], key: str, place: str) -> Path | None:
+        return self.path(fields[key], below(place, key)) if key in fields else None
+
+    def path(self, value: Value, place: str) -> Path | None:
+        if not isinstance(value, str) or not value:
+            self.report(place, f"expected a path, found {describe(value)}")
+            return None
+        if value.startswith("~"):
+            self.report(place, f"~ is not expanded here, write the whole path: {shown(value)}")
+            return None
+        try:
+            long = len(os.fsencode(value)) > _PATH_BYTES_MAX
+        except UnicodeEncodeError:
+            long = True
+        if long or any(ord(character) < 32 for character in value):
+            self.report(place, f"not a path that a system call takes: {shown(value)}")
+            return None
+        return Path(os.path.realpath(self.directory / value))

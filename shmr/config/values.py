@@ -1,0 +1,91 @@
+"""What a configuration says, as frozen values; made by `shmr.config.parse`, which checks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shmr.units import MIB
+
+CODES = ("isa_l_rs_cauchy", "liberasurecode_rs_vand")
+DEFAULT_CODE = "isa_l_rs_cauchy"
+DEFAULT_ZONE_BYTES = 256 * MIB
+DEFAULT_SEGMENT_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a pool survives the loss of drives: `k` parts of data, `m` more that stand in for any.
+
+    single is 1+0 and mirror 1+m with plain copies; erasure has a `code` that computes the m.
+    """
+
+    kind: Literal["single", "mirror", "erasure"]
+    k: int = 1
+    m: int = 0
+    code: str | None = None
+
+    @property
+    def width(self) -> int:
+        """How many different drives one piece of data lies on."""
+        return self.k + self.m
+
+    @property
+    def copies(self) -> int:
+        """How many whole copies exist of each byte: 1 for an erasure code."""
+        return 1 if self.kind == "erasure" else self.width
+
+    def __str__(self) -> str:
+        if self.kind == "erasure":
+            return f"erasure {self.k}+{self.m} ({self.code})"
+        return self.kind if self.kind == "single" else f"mirror of {self.copies}"
+
+
+@dataclass(frozen=True, slots=True)
+class DriveConfig:
+    """A directory on its own disk.
+
+    `mounted`: refuse the drive when nothing is mounted at `path`. `size_bytes`: use no more than
+    this of the disk; None is all of it.
+    """
+
+    path: Path
+    mounted: bool = False
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A named set of drives with one scheme. Priority 0 is where writes land.
+
+    `segment_size_bytes` counts in the pool of priority 0, `zone_size_bytes` in all others.
+    """
+
+    name: str
+    priority: int
+    scheme: Scheme
+    drives: tuple[DriveConfig, ...]
+    zone_size_bytes: int = DEFAULT_ZONE_BYTES
+    segment_size_bytes: int = DEFAULT_SEGMENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration. All paths are absolute; `pools` are in the order of priority.
+
+    `path` is the file it came from. `same_device` allows several drives of a pool on one disk.
+    `status_file`, if any, is where the mounted daemon keeps its state for people and monitors.
+    """
+
+    filesystem: str
+    catalog: Path
+    pools: tuple[PoolConfig, ...]
+    path: Path
+    same_device: bool = False
+    status_file: Path | None = None
+
+    @property
+    def workspace(self) -> PoolConfig:
+        """The pool of priority 0."""
+        return self.pools[0]
