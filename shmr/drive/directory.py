@@ -124,6 +124,9 @@ class DirectoryFile:
             with suppress(OSError):
                 os.close(fd)
 
+    def __del__(self) -> None:
+        self.close()  # a forgotten handle keeps the disk busy
+
     @contextmanager
     def _changing(self, operation: str) -> Iterator[None]:
         with self._drive.telling(operation):
@@ -146,16 +149,15 @@ class DirectoryDrive:
         limit_bytes: int | None = None,
         pwritev: Pwritev = os.pwritev,
     ) -> None:
+        self._fd = self._lock_fd = -1
         self._label = os.fspath(path)
         self._limit_bytes = limit_bytes
         self.pwritev = pwritev
         self.reads_nowait = True
-        self._lock_fd = -1
         self._private = False
         self._accounts = threading.Lock()
         self._allocated: dict[str, int] = {}
         self._used = 0
-        self._fd = -1
         with self.telling("open"):
             self._fd = os.open(
                 self._label, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -246,6 +248,9 @@ class DirectoryDrive:
                 with suppress(OSError):
                     os.close(fd)
         self._lock_fd = self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def lock(self) -> bool:
         """Hold the drive until `close` or our end; False when another process does.
