@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 OWNER, OTHER, STRANGER = 20001, 20002, 20003
 AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
+AT_SYMLINK_FOLLOW = 0x400
 NOREPLACE, EXCHANGE = 1, 2
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 TICK_LIMIT_S = 5.0
+_COARSE_CLOCK = 5  # CLOCK_REALTIME_COARSE, which Python does not name
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _GETDENTS64 = {"x86_64": 217}.get(os.uname().machine, 61)
@@ -110,6 +111,12 @@ def rename2(source: Path | bytes, target: Path | bytes, flags: int) -> None:
     )
 
 
+def link_followed(source: Path | str, target: Path) -> None:
+    """linkat(2) that follows a symlink at `source`, /proc/self/fd/N too; os.link does not."""
+    old, new = os.fsencode(source), os.fsencode(target)
+    _checked(_libc.linkat(AT_FDCWD, old, AT_FDCWD, new, AT_SYMLINK_FOLLOW))
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("ns", ctypes.c_long)]
 
@@ -163,9 +170,9 @@ def let_clock_tick(*paths: Path) -> None:
     for path in paths:
         state = os.lstat(path)
         latest = max(latest, state.st_ctime_ns, state.st_mtime_ns, state.st_atime_ns)
-    start = time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE)
+    start = time.clock_gettime_ns(_COARSE_CLOCK)
     limit = time.monotonic() + TICK_LIMIT_S
-    while time.clock_gettime_ns(time.CLOCK_REALTIME_COARSE) <= max(latest, start):
+    while time.clock_gettime_ns(_COARSE_CLOCK) <= max(latest, start):
         assert time.monotonic() < limit, "times lie in the future"
 
 
