@@ -1,0 +1,50 @@
+"""The functions of the library that commands call, found when a command runs and not before.
+
+`shmr.service` needs libfuse and takes a moment to import. So it is imported when a command needs
+it: `--help` is quick, and a machine without libfuse gets a sentence instead of a traceback.
+This is the only place that does so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from shmr.errors import SetupError
+
+
+class Service(Protocol):
+    """What commands need of `shmr.service`. Every function may raise SetupError."""
+
+    def create(self, config_path: Path) -> None:
+        """Make the filesystem that the configuration describes."""
+
+    def mount(
+        self,
+        config_path: Path,
+        mountpoint: Path,
+        *,
+        options: Sequence[str] = (),
+        foreground: bool = False,
+        read_only: bool = False,
+        degraded: bool = False,
+    ) -> None:
+        """Mount; returns when the mount answers, or with `foreground` when it has ended."""
+
+    def unmount(self, mountpoint: Path) -> None:
+        """Unmount; returns when the daemon has written everything and is gone."""
+
+
+def load_service() -> Service:
+    """The module `shmr.service`. Raises SetupError when libfuse or a Python package is missing."""
+    try:
+        return cast(Service, importlib.import_module("shmr.service"))
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] == "shmr":
+            raise  # a mistake of ours, not of the machine
+        raise SetupError(
+            f"cannot be run here: {error}; install libfuse 3 (Debian: apt install fuse3) "
+            "and shmr's Python packages (pip install shmr)"
+        ) from error
