@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -198,10 +199,10 @@ def test_a_passing_fault_strikes_once_and_a_persistent_one_stays_on_its_drive() 
         drive, other = world.add(), world.add()
         world.fail(1, Fault.EIO, persistent=persistent)
         drive.claim("a", 4096)
-        fails_with(errno.EIO, "claim", lambda drive=drive: drive.claim("b", 4096))
+        fails_with(errno.EIO, "claim", partial(drive.claim, "b", 4096))
         other.claim("a", 4096)
         if persistent:
-            fails_with(errno.EIO, "claim", lambda drive=drive: drive.claim("b", 4096))
+            fails_with(errno.EIO, "claim", partial(drive.claim, "b", 4096))
         else:
             drive.claim("b", 4096)
 
@@ -220,7 +221,7 @@ def test_a_short_write_leaves_a_part() -> None:
         world = World(seed)
         file = world.add().claim("a", 4096)
         world.fail(1, Fault.SHORT)
-        fails_with(errno.EIO, "append", lambda file=file: file.append([b"x" * 1000]))
+        fails_with(errno.EIO, "append", partial(file.append, [b"x" * 1000]))
         assert file.end == 0
         lengths.add(file.read(0, 4096).count(b"x"))
     assert len(lengths) > 10
