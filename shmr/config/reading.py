@@ -29,7 +29,6 @@ from shmr.config.places import check_places
 from shmr.config.values import (
     CODES,
     DEFAULT_CODE,
-    DEFAULT_SEGMENT_BYTES,
     DEFAULT_ZONE_BYTES,
     Config,
     DriveConfig,
@@ -147,8 +146,8 @@ class _Reader:
                 f"has no meaning in a pool of priority {priority}; there it is {counterpart}",
             )
         zone = self.size(fields, "zone_size", place, *_ZONE_BYTES) or DEFAULT_ZONE_BYTES
-        segment = self.size(fields, "segment_size", place, *_ZONE_BYTES) or DEFAULT_SEGMENT_BYTES
-        smallest = segment if priority == 0 else zone
+        segment = self.size(fields, "segment_size", place, *_ZONE_BYTES)
+        smallest = (segment or _ZONE_BYTES[0]) if priority == 0 else zone
         drives = self.drives(fields, place, scheme, smallest)
         return PoolConfig(
             name=self.name(fields, "name", place),

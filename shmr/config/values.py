@@ -11,7 +11,6 @@ from shmr.units import MIB
 CODES = ("isa_l_rs_cauchy", "liberasurecode_rs_vand")
 DEFAULT_CODE = "isa_l_rs_cauchy"
 DEFAULT_ZONE_BYTES = 256 * MIB
-DEFAULT_SEGMENT_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,8 @@ class DriveConfig:
 class PoolConfig:
     """A named set of drives with one scheme. Priority 0 is where writes land.
 
-    `segment_size_bytes` counts in the pool of priority 0, `zone_size_bytes` in all others.
+    `segment_size_bytes` counts in the pool of priority 0 (None: by the size of the pool),
+    `zone_size_bytes` in all others.
     """
 
     name: str
@@ -67,7 +67,7 @@ class PoolConfig:
     scheme: Scheme
     drives: tuple[DriveConfig, ...]
     zone_size_bytes: int = DEFAULT_ZONE_BYTES
-    segment_size_bytes: int = DEFAULT_SEGMENT_BYTES
+    segment_size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

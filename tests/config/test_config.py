@@ -98,7 +98,7 @@ def test_what_is_left_out_has_a_default() -> None:
     small = config(one_pool())
     assert small.catalog == Path("/mnt/a/catalog")
     assert small.status_file is None
-    assert small.workspace.segment_size_bytes == 64 * MIB
+    assert small.workspace.segment_size_bytes is None
     assert small.workspace.zone_size_bytes == 256 * MIB
 
 
@@ -215,7 +215,7 @@ pools:
         (one_pool(segment_size="1"), "pools[0].segment_size: expected 1.0 MiB to 4.0 GiB"),
         (one_pool(segment_size=MIB + 1), "pools[0].segment_size: expected a multiple of 4 KiB"),
         (one_pool(segment_size="9" * 400), "pools[0].segment_size: expected a size"),
-        (one_pool(drives=[{"path": "/a", "size": "1MiB"}]), "pools[0].drives[0].size: expected"),
+        (one_pool(drives=[{"path": "/a", "size": "1KiB"}]), "pools[0].drives[0].size: expected"),
         (two_pools(segment_size="64MiB"), "pools[1].segment_size: has no meaning"),
         (two_pools(priority=0), "pools[1].priority: 0 is also that of pools[0]"),
         (two_pools(name="ssd0"), "pools[1].name: ssd0 is also that of pools[0]"),
