@@ -1,0 +1,251 @@
+"""The catalog as the volume sees it: rows read and applied in one long write transaction.
+
+One transaction is an epoch: it begins at a checkpoint and is committed by the next, only on the
+volume's thread, and only when the journal durably has every row in it. Readers use the same
+transaction and so see their own writes. Applied truth rows are also collected in `batch`, for
+the journal.
+
+An LMDB error means the catalog can no longer be trusted: it is let through to end the daemon,
+and recovery is the only repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from shmr.catalog import store
+from shmr.catalog.batch import Batch
+from shmr.catalog.checksum import checked, sealed
+from shmr.catalog.derived import HAS_DERIVED, derive
+from shmr.format.records import Drop
+from shmr.format.rows import (
+    TRUTH,
+    Dentry,
+    Extent,
+    Inode,
+    Place,
+    Row,
+    Table,
+    decode_bytes,
+    decode_dentry,
+    decode_extent,
+    decode_inode,
+    decode_number,
+    decode_place,
+    encode_bytes,
+    encode_number,
+    key_named,
+    key_of,
+    key_pair,
+    segment_of,
+    split_pair,
+)
+
+_PLACE = b"place"
+_FILESYSTEM = b"filesystem"
+_REBUILD_ROWS = 100_000
+
+
+class Catalog:
+    """All tables of one filesystem, and the batch of rows not yet in the journal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._environment = store.open_environment(path)
+        self._tables = store.open_tables(self._environment)
+        self._transaction = self._environment.begin(write=True)
+        self.batch = Batch()
+        self.epoch_rows = 0
+        """Rows changed since the last checkpoint."""
+        self.live = {
+            int.from_bytes(key, "big"): decode_number(value)
+            for key, value in self.scan(Table.USAGE, b"")
+        }
+        """Segment number -> bytes that extents refer to in it."""
+        self._live_stored = dict(self.live)
+        self._rebuilding = self.place() is None
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        """The value of `key`, or None. Raises IntegrityError if it fails its checksum."""
+        stored = self._transaction.get(key, db=self._tables[table])
+        return None if stored is None else checked(table, key, stored)
+
+    def scan(self, table: int, start: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows from `start` on in key order, while the key begins with `prefix`.
+
+        The table must not change while the iterator is in use.
+        """
+        cursor = self._transaction.cursor(db=self._tables[table])
+        if not cursor.set_range(start):
+            return
+        for key, stored in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, checked(table, key, stored)
+
+    def inode(self, number: int) -> Inode | None:
+        value = self.get(Table.INODE, key_of(number))
+        return None if value is None else decode_inode(number, value)
+
+    def dentry(self, directory: int, name: bytes) -> Dentry | None:
+        value = self.get(Table.DENTRY, key_named(directory, name))
+        return None if value is None else decode_dentry(value)
+
+    def extents(self, inode: int, start: int, end: int) -> Iterator[Extent]:
+        """Extents of `inode` that overlap [start, end), in order."""
+        cursor = self._transaction.cursor(db=self._tables[Table.EXTENT])
+        prefix = key_of(inode)
+        target = key_pair(inode, start)
+        # The extent that holds `start` begins at or before it.
+        if cursor.set_range(target):
+            if cursor.key() != target and not (cursor.prev() and cursor.key()[:8] == prefix):
+                cursor.set_range(target)
+        elif not cursor.last():
+            return
+        for key, stored in cursor:
+            if key[:8] != prefix:
+                return
+            offset = split_pair(key)[1]
+            if offset >= end:
+                return
+            extent = decode_extent(offset, checked(Table.EXTENT, key, stored))
+            if extent.end > start:
+                yield extent
+
+    def state(self, name: bytes, default: int = 0) -> int:
+        value = self.get(Table.STATE, name)
+        return default if value is None else decode_number(value)
+
+    def count(self, table: Table) -> int:
+        """Rows in `table`."""
+        return int(self._transaction.stat(self._tables[table])["entries"])
+
+    def size_bytes(self) -> int:
+        """Bytes of the catalog's pages."""
+        info = self._environment.info()
+        return int(info["last_pgno"] + 1) * int(self._environment.stat()["psize"])
+
+    # -- changing ---------------------------------------------------------------------------
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        """Make `rows` true, with what derives from them, and add them to the batch."""
+        add = self.batch.add
+        for row in rows:
+            self._put(row)
+            add(*row)
+
+    def replay(self, rows: Iterable[Row]) -> None:
+        """Like `apply`, for rows that the journal already has."""
+        for row in rows:
+            self._put(row)
+        if self._rebuilding and self.epoch_rows >= _REBUILD_ROWS:
+            # A catalog without a place is never used: it may be committed in pieces, so that
+            # rebuilding millions of rows takes no memory.
+            self._commit()
+
+    def set_state(self, name: bytes, number: int) -> None:
+        self.apply([Row(Table.STATE, name, encode_number(number))])
+
+    def _put(self, row: Row) -> None:
+        table, key, value = row
+        handle = self._tables[table]
+        transaction = self._transaction
+        self.epoch_rows += 1
+        if table in HAS_DERIVED:
+            old = transaction.get(key, db=handle)
+            old = None if old is None else checked(table, key, old)
+            for derived in derive(table, key, old, value, self.live):
+                self._put(derived)
+        if value is None:
+            transaction.delete(key, db=handle)
+        else:
+            transaction.put(key, sealed(table, key, value), db=handle)
+
+    def drop_extents(self, drop: Drop, limit: int) -> tuple[int, int]:
+        """Delete the first `limit` extents in the drop's range.
+
+        Returns where to go on (`drop.end` when nothing is left) and the data bytes freed. One
+        Drop in the batch stands for what was deleted.
+        """
+        keys: list[bytes] = []
+        reached, freed = drop.end, 0
+        for key, value in self.scan(
+            Table.EXTENT, key_pair(drop.inode, drop.start), key_of(drop.inode)
+        ):
+            offset = split_pair(key)[1]
+            if offset >= drop.end:
+                break
+            if len(keys) == limit:
+                reached = offset
+                break
+            keys.append(key)
+            data = segment_of(value)
+            freed += data[1] if data else 0
+        for key in keys:
+            self._put(Row(Table.EXTENT, key, None))
+            self.batch.forget(Table.EXTENT, key)
+        self.batch.drop(Drop(drop.inode, drop.start, reached))
+        return reached, freed
+
+    def replay_drop(self, drop: Drop) -> None:
+        """Delete all extents in the range, as the journal says."""
+        start, prefix = key_pair(drop.inode, drop.start), key_of(drop.inode)
+        keys = []
+        for key, _ in self.scan(Table.EXTENT, start, prefix):
+            if split_pair(key)[1] >= drop.end:
+                break
+            keys.append(key)
+        for key in keys:
+            self._put(Row(Table.EXTENT, key, None))
+
+    def take_batch(self) -> Batch:
+        """The rows since the last call; a new batch begins."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    # -- epochs -----------------------------------------------------------------------------
+
+    def place(self) -> Place | None:
+        """Where in the journal the last checkpoint stands; None in a new catalog."""
+        value = self.get(Table.PLACE, _PLACE)
+        return None if value is None else decode_place(value)
+
+    def filesystem(self) -> bytes | None:
+        """The id of the filesystem this catalog is of."""
+        value = self.get(Table.PLACE, _FILESYSTEM)
+        return None if value is None else decode_bytes(value)
+
+    def checkpoint(self, filesystem: bytes, place: Place) -> None:
+        """Commit the epoch: the journal durably has everything up to `place`."""
+        for segment, live in self.live.items():
+            if live != self._live_stored.get(segment):
+                self._put(Row(Table.USAGE, key_of(segment), encode_number(max(live, 0))))
+        for segment in self._live_stored.keys() - self.live.keys():
+            self._put(Row(Table.USAGE, key_of(segment), None))
+        self._live_stored = dict(self.live)
+        self._put(Row(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem)))
+        self._put(Row(Table.PLACE, _PLACE, place.encode()))
+        self._rebuilding = False
+        self._commit()
+
+    def _commit(self) -> None:
+        self._transaction.commit()
+        self._transaction = self._environment.begin(write=True)
+        self.epoch_rows = 0
+
+    def snapshot_rows(self) -> Iterator[Row]:
+        """Every truth row of the last checkpoint, through a read transaction of its own."""
+        with self._environment.begin() as transaction:
+            for table in TRUTH:
+                for key, stored in transaction.cursor(db=self._tables[table]):
+                    yield Row(table, key, checked(table, key, stored))
+
+    def close(self, *, clean: bool = False) -> None:
+        """Throw the open epoch away and close; `clean` leaves the digest of the file behind."""
+        self._transaction.abort()
+        self._environment.close()
+        if clean:
+            store.leave_digest(self.path)

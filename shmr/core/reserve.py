@@ -1,0 +1,45 @@
+"""How much of the workspace each kind of work must leave free.
+
+Three reserves, so that a full filesystem can always be emptied: data stops first, creates
+second; deletes, commits and the cleaner may use the last. All in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shmr.units import MIB
+
+SEGMENT_MIN_BYTES = 1 * MIB
+SEGMENT_MAX_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Reserves:
+    """Bytes that must stay claimable after data was written, and after something was created."""
+
+    data_bytes: int
+    create_bytes: int
+
+
+def reserves(segment_bytes: int, journal_bytes: int) -> Reserves:
+    """For the cleaner: two data segments. For commits and deletes: four of the journal.
+
+    Creates stop where those would be touched; data stops two data segments earlier.
+    """
+    create = 2 * segment_bytes + 4 * journal_bytes
+    return Reserves(data_bytes=create + 2 * segment_bytes, create_bytes=create)
+
+
+def segment_size(capacity_bytes: int, wanted_bytes: int | None = None) -> int:
+    """Bytes of a data segment: what was asked for, else a 256th of the workspace.
+
+    Small enough that the reserves of a small workspace stay small, at most 64 MiB because a
+    segment is the least that the cleaner frees at once.
+    """
+    if wanted_bytes is not None:
+        return wanted_bytes
+    size = SEGMENT_MIN_BYTES
+    while size < SEGMENT_MAX_BYTES and size * 256 < capacity_bytes:
+        size *= 2
+    return size

@@ -1,0 +1,163 @@
+"""Reads of file bytes: planned from extents alone, fetched and verified later, any thread.
+
+Only bytes whose checksum matches are returned; of a mirror the next copy is tried, and the bad
+one is reported to the store, whose cleaner moves the segment's data elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from shmr.drive.seam import DriveFile
+from shmr.errors import DriveError, IntegrityError
+from shmr.format import frame
+from shmr.format.frame import GRANULE, FrameHeader, Kind
+from shmr.format.rows import Extent
+from shmr.log.store import SegmentStore
+from shmr.units import KIB
+
+logger = logging.getLogger(__name__)
+
+_HEADERS_MAX = 2048
+_NEAR = 64 * KIB
+"""Wanted bytes this near to the header are read together with it, in one call."""
+
+
+class ReadPlan:
+    """The bytes [offset, offset + size) of an inode as pieces, pinned until `release`.
+
+    Call `release` exactly once, on the volume's thread.
+    """
+
+    __slots__ = ("_files", "_reader", "inode", "pieces", "size")
+
+    def __init__(self, reader: LogReader, inode: int, pieces: Sequence[Extent]) -> None:
+        self.inode = inode
+        self.pieces = pieces
+        self.size = sum(piece.length for piece in pieces)
+        self._reader = reader
+        self._files: dict[int, tuple[DriveFile, ...]] = {}
+        for piece in pieces:
+            at = piece.address
+            if at is not None and at.segment not in self._files:
+                self._files[at.segment] = reader.store.copies_of(at.segment)
+                reader.store.pin(at.segment)
+
+    def fetch_cached(self) -> bytes | None:
+        """The bytes if the page cache has them all, else None. Raises IntegrityError."""
+        parts = []
+        for piece in self.pieces:
+            part = self._reader.part(self, piece, self._files, cached=True)
+            if part is None:
+                return None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def fetch(self) -> bytes:
+        """The bytes; waits for the drive. Raises IntegrityError, DriveError."""
+        parts = []
+        for piece in self.pieces:
+            part = self._reader.part(self, piece, self._files, cached=False)
+            assert part is not None
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def release(self) -> None:
+        for number in self._files:
+            self._reader.store.unpin(number)
+        self._files = {}
+
+
+class LogReader:
+    """Reads and verifies pieces; remembers verified headers for the next part of a frame."""
+
+    def __init__(self, store: SegmentStore) -> None:
+        self.store = store
+        self._headers: dict[tuple[int, int], FrameHeader] = {}
+
+    def plan(self, inode: int, pieces: Sequence[Extent]) -> ReadPlan:
+        """Raises DriveError if no copy of a needed segment can be opened."""
+        return ReadPlan(self, inode, pieces)
+
+    def part(
+        self,
+        plan: ReadPlan,
+        piece: Extent,
+        files: dict[int, tuple[DriveFile, ...]],
+        *,
+        cached: bool,
+    ) -> bytes | None:
+        """The bytes of one piece, verified; None if `cached` and the cache has them not."""
+        at = piece.address
+        if at is None:
+            return bytes(piece.length)
+        failure: Exception | None = None
+        for file in files[at.segment]:
+            try:
+                part = self._read(plan.inode, piece, file, cached)
+            except (IntegrityError, DriveError) as error:
+                failure = error
+                logger.error(
+                    "inode %d offset %d: bad copy in segment %d: %s",
+                    plan.inode,
+                    piece.offset,
+                    at.segment,
+                    error,
+                )
+                self.store.damaged[at.segment] = str(error)
+                continue
+            return part
+        raise failure or IntegrityError(f"segment {at.segment} is missing")
+
+    def _read(self, inode: int, piece: Extent, file: DriveFile, cached: bool) -> bytes | None:
+        at = piece.address
+        assert at is not None
+        read = file.read_cached if cached else file.read
+        low = at.skip // GRANULE * GRANULE
+        high = min(at.payload, -(-(at.skip + piece.length) // GRANULE) * GRANULE)
+        key = at.segment, at.frame
+        start = at.frame + frame.header_size(at.payload)
+        header = self._headers.get(key)
+        if header is None and low <= _NEAR:
+            block = read(at.frame, start - at.frame + high)
+            if block is None:
+                return None
+            header = self._checked(frame.decode(block), inode, piece)
+            data: bytes | memoryview = memoryview(block)[start - at.frame + low :]
+        else:
+            if header is None:
+                first = read(at.frame, start - at.frame)
+                if first is None:
+                    return None
+                header = self._checked(frame.decode(first), inode, piece)
+            block = read(start + low, high - low)
+            if block is None:
+                return None
+            data = block
+        if len(data) != high - low:
+            raise IntegrityError(f"segment {at.segment}: ends before offset {start + high}")
+        frame.verify(header, data, low)
+        self._remember(key, header)
+        if len(data) == piece.length and isinstance(data, bytes):
+            return data
+        return bytes(data[at.skip - low : at.skip - low + piece.length])
+
+    def _checked(self, header: FrameHeader, inode: int, piece: Extent) -> FrameHeader:
+        """The header is the one that the extent means. Raises IntegrityError."""
+        at = piece.address
+        assert at is not None
+        wanted = (Kind.DATA, self.store.short_id, at.segment, inode, at.payload)
+        found = (header.kind, header.filesystem, header.segment, header.owner, header.length)
+        if wanted != found or header.position + at.skip != piece.offset:
+            raise IntegrityError(
+                f"segment {at.segment} offset {at.frame}: another frame than the catalog says"
+            )
+        return header
+
+    def _remember(self, key: tuple[int, int], header: FrameHeader) -> None:
+        headers = self._headers
+        if len(headers) >= _HEADERS_MAX:
+            # Threads may do this at once: all of them leave it empty, none leaves it wrong.
+            headers.clear()
+        headers[key] = header

@@ -1,0 +1,90 @@
+"""A workspace segment being written: frames appended to as many copies as the pool keeps.
+
+The chain (each header carries the checksum of the one before) begins with the SEGMENT frame.
+A failed append leaves the copies' ends unknown; whoever holds the writer must not append again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shmr.drive.seam import DriveFile
+from shmr.format import frame
+from shmr.format.frame import GRANULE, LENGTH_MAX, Kind
+from shmr.format.records import Opening
+
+FRAME_MIN = frame.frame_size(GRANULE)
+"""A segment with less room than this counts as full."""
+
+
+class SegmentWriter:
+    """Appends frames to one segment, in order.
+
+    `end` is the offset of the next frame, `chain` the checksum of the last header, `last` its
+    offset, `sequence` the number the next frame gets, `synced` the offset known durable.
+    """
+
+    def __init__(
+        self,
+        filesystem: int,
+        number: int,
+        size_bytes: int,
+        files: Sequence[DriveFile],
+        opening: Opening,
+        sequence: int,
+    ) -> None:
+        self.number = number
+        self.stream = opening.stream
+        self.size_bytes = size_bytes
+        self.files = tuple(files)
+        self.end = 0
+        self.last = 0
+        self.chain = opening.previous_chain
+        self.sequence = sequence
+        self.synced = 0
+        self.full = False
+        self._filesystem = filesystem
+        self.append(Kind.SEGMENT, 0, 0, opening.encode())
+
+    def room(self) -> int:
+        """Payload bytes that a next frame may have; 0 when the segment is full."""
+        left = self.size_bytes - self.end
+        if left < FRAME_MIN:
+            return 0
+        return min(LENGTH_MAX, left - frame.HEADER_MAX - frame.ALIGNMENT)
+
+    def append(self, kind: Kind, owner: int, position: int, payload: bytes | memoryview) -> int:
+        """Append one frame to every copy; returns the offset of its header.
+
+        Raises DriveError. Not durable before `sync`.
+        """
+        chain, buffers = frame.encode(
+            kind,
+            self._filesystem,
+            self.number,
+            self.sequence,
+            owner,
+            position,
+            payload,
+            self.chain,
+        )
+        for file in self.files:
+            file.append(buffers)
+        at = self.end
+        self.last = at
+        self.chain = chain
+        self.sequence += 1
+        self.end = at + frame.frame_size(len(payload))
+        return at
+
+    def sync(self) -> None:
+        """Make what was appended durable on every copy. Any thread; raises DriveError."""
+        for file in self.files:
+            if self.full:
+                file.seal()
+            else:
+                file.sync()
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()

@@ -1,0 +1,253 @@
+"""Which segments there are and on which drives; claims new ones, opens, pins, discards.
+
+File names carry stream and number so that people find their way; what a segment is, its SEGMENT
+frame says. Segment numbers are never reused.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shmr.drive.seam import Drive, DriveFile
+from shmr.errors import DriveError, NoSpace
+from shmr.format.records import Opening, Stream
+from shmr.log.segment import SegmentWriter
+
+_NAME = re.compile(r"(journal|data|snapshot)-(\d{12})")
+_OPEN_MAX = 256
+
+
+def segment_name(stream: int, number: int) -> str:
+    return f"{Stream(stream).name.lower()}-{number:012}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment file and the drives (indices) that hold a copy of it."""
+
+    number: int
+    stream: int
+    drives: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return segment_name(self.stream, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A segment claimed ahead: allocated on its drives, not yet written."""
+
+    segment: Segment
+    size_bytes: int
+    files: tuple[DriveFile, ...]
+
+
+class SegmentStore:
+    """All workspace segments of a filesystem.
+
+    Owned by the volume's thread, but for `create`, `open_copies` and reading from what that
+    returned, which worker threads may do.
+    """
+
+    def __init__(
+        self,
+        filesystem: bytes,
+        drives: Sequence[Drive],
+        copies: int,
+        segment_bytes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self.filesystem = filesystem
+        self.short_id = int.from_bytes(filesystem[:8], "little")
+        self.drives = tuple(drives)
+        self.copies = copies
+        self.segment_bytes = segment_bytes
+        self.segments: dict[int, Segment] = {}
+        self.next_number = 1
+        self.damaged: dict[int, str] = {}
+        """Segments with a bad copy of something, and what was wrong: the cleaner moves them."""
+        self._clock = clock
+        self._pins: dict[int, int] = {}
+        self._open: OrderedDict[int, tuple[DriveFile, ...]] = OrderedDict()
+        self._doomed: set[int] = set()
+
+    def scan(self) -> None:
+        """Find the segments on the drives. Raises DriveError."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for index, drive in enumerate(self.drives):
+            for name in drive.names():
+                match = _NAME.fullmatch(name)
+                if match:
+                    key = int(match[2]), Stream[match[1].upper()]
+                    found.setdefault(key, []).append(index)
+        for (number, stream), where in found.items():
+            self.segments[number] = Segment(number, stream, tuple(where))
+            self.next_number = max(self.next_number, number + 1)
+
+    def of_stream(self, stream: int) -> list[Segment]:
+        """Segments of one stream, oldest first."""
+        return sorted(
+            (s for s in self.segments.values() if s.stream == stream), key=lambda s: s.number
+        )
+
+    # -- claiming ---------------------------------------------------------------------------
+
+    def number(self) -> int:
+        """A fresh segment number."""
+        number = self.next_number
+        self.next_number += 1
+        return number
+
+    def place(self, size_bytes: int) -> tuple[int, ...]:
+        """The drives for a new segment: those with most room, each copy on another.
+
+        Raises NoSpace.
+        """
+        free = sorted(
+            ((drive.capacity().free_bytes, -index) for index, drive in enumerate(self.drives)),
+            reverse=True,
+        )
+        chosen = [-index for room, index in free[: self.copies] if room >= size_bytes]
+        if len(chosen) < self.copies:
+            raise NoSpace()
+        return tuple(chosen)
+
+    def free_bytes(self) -> int:
+        """Bytes that may still be claimed for segments, each byte once however many copies."""
+        free = sorted((drive.capacity().free_bytes for drive in self.drives), reverse=True)
+        return usable_bytes(free, self.copies)
+
+    def total_bytes(self) -> int:
+        total = [drive.capacity().total_bytes for drive in self.drives]
+        return usable_bytes(sorted(total, reverse=True), self.copies)
+
+    def create(self, stream: int, number: int, size_bytes: int, where: tuple[int, ...]) -> Claim:
+        """Claim the files of a segment. Blocking; any thread. Raises NoSpace, DriveError."""
+        segment = Segment(number, stream, where)
+        files: list[DriveFile] = []
+        try:
+            for index in where:
+                files.append(self.drives[index].claim(segment.name, size_bytes))
+        except DriveError as error:
+            for index, file in zip(where, files, strict=False):
+                file.close()
+                self.drives[index].discard(segment.name)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace() from error
+            raise
+        return Claim(segment, size_bytes, tuple(files))
+
+    def begin(
+        self,
+        claim: Claim,
+        *,
+        sequence: int = 0,
+        previous: tuple[int, int, int] = (0, 0, 0),
+    ) -> SegmentWriter:
+        """Turn a claim into a segment being written. Raises DriveError."""
+        segment = claim.segment
+        opening = Opening(
+            self.filesystem, segment.stream, claim.size_bytes, self._clock(), *previous
+        )
+        self.segments[segment.number] = segment
+        return SegmentWriter(
+            self.short_id, segment.number, claim.size_bytes, claim.files, opening, sequence
+        )
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def copies_of(self, number: int) -> tuple[DriveFile, ...]:
+        """Open files of a segment's copies, kept open for later; empty if there is none.
+
+        A copy that cannot be opened is left out. Raises DriveError if no copy can.
+        """
+        files = self._open.get(number)
+        if files is not None:
+            self._open.move_to_end(number)
+            return files
+        segment = self.segments.get(number)
+        if segment is None:
+            return ()
+        files = self.open_copies(segment)
+        self._open[number] = files
+        if len(self._open) > _OPEN_MAX:
+            for other in self._open:
+                if other not in self._pins:
+                    for file in self._open.pop(other):
+                        file.close()
+                    break
+        return files
+
+    def open_copies(self, segment: Segment) -> tuple[DriveFile, ...]:
+        files: list[DriveFile] = []
+        failure: DriveError | None = None
+        for index in segment.drives:
+            try:
+                files.append(self.drives[index].open(segment.name))
+            except DriveError as error:
+                failure = error
+        if not files and failure is not None:
+            raise failure
+        return tuple(files)
+
+    def pin(self, number: int) -> None:
+        """Keep a segment from being discarded while somebody reads it."""
+        self._pins[number] = self._pins.get(number, 0) + 1
+
+    def unpin(self, number: int) -> None:
+        count = self._pins[number] - 1
+        if count:
+            self._pins[number] = count
+            return
+        del self._pins[number]
+        if number in self._doomed:
+            self._doomed.discard(number)
+            self.discard(number)
+
+    # -- discarding -------------------------------------------------------------------------
+
+    def discard(self, number: int) -> None:
+        """Remove a segment that nothing needs; put off while it is pinned. Raises DriveError."""
+        if number in self._pins:
+            self._doomed.add(number)
+            return
+        segment = self.segments.pop(number, None)
+        for file in self._open.pop(number, ()):
+            file.close()
+        self.damaged.pop(number, None)
+        if segment is not None:
+            for index in segment.drives:
+                self.drives[index].discard(segment.name)
+
+    def abandon(self, claim: Claim) -> None:
+        """Give back a claim that is not needed."""
+        for index, file in zip(claim.segment.drives, claim.files, strict=True):
+            file.close()
+            self.drives[index].discard(claim.segment.name)
+
+    def close(self) -> None:
+        for files in self._open.values():
+            for file in files:
+                file.close()
+        self._open.clear()
+
+
+def usable_bytes(free: Sequence[int], copies: int) -> int:
+    """Bytes that can be stored `copies` times on different drives with `free` room each.
+
+    `free` is sorted, largest first. A drive larger than the others together can only be used
+    as far as they have room for the other copies.
+    """
+    if len(free) < copies:
+        return 0
+    if copies == 1:
+        return sum(free)
+    best = sum(free) // copies
+    for largest in range(1, copies):
+        best = min(best, sum(free[largest:]) // (copies - largest))
+    return best

@@ -1,0 +1,161 @@
+"""Walk the frames of a segment that is on drives, as recovery and the cleaner need it.
+
+A walk follows the chain of headers from a known place and stops at the first header that does
+not verify. Of several copies each frame may come from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from shmr.drive.seam import DriveFile
+from shmr.errors import DriveError, IntegrityError
+from shmr.format import frame
+from shmr.format.frame import ALIGNMENT, FrameHeader, Kind
+from shmr.format.records import Opening, decode_opening
+from shmr.units import MIB
+
+
+class Found(NamedTuple):
+    """A header that verified, where it stands, and the copies (indices) it was good on."""
+
+    at: int
+    header: FrameHeader
+
+    @property
+    def end(self) -> int:
+        """Offset of the next frame."""
+        return self.at + frame.frame_size(self.header.length)
+
+
+def read_header(file: DriveFile, at: int) -> FrameHeader:
+    """The header at offset `at`. Raises IntegrityError, DriveError."""
+    buffer = file.read(at, frame.SIZE)
+    length = frame.peek_length(buffer)
+    size = frame.header_size(length)
+    if size > frame.SIZE:
+        buffer = file.read(at, size)
+    return frame.decode(buffer)
+
+
+def read_payload(file: DriveFile, found: Found) -> bytes:
+    """The whole payload, verified. Raises IntegrityError, DriveError."""
+    header = found.header
+    payload = file.read(found.at + frame.header_size(header.length), header.length)
+    if len(payload) != header.length:
+        raise IntegrityError(f"frame payload: {len(payload)} of {header.length} bytes")
+    frame.verify(header, payload)
+    return payload
+
+
+def header_of(files: Sequence[DriveFile], at: int) -> FrameHeader | None:
+    """The header at `at` from the first copy on which it verifies."""
+    for file in files:
+        try:
+            return read_header(file, at)
+        except (IntegrityError, DriveError):
+            continue
+    return None
+
+
+def payload_of(files: Sequence[DriveFile], found: Found) -> bytes | None:
+    """The payload from the first copy on which header and payload verify."""
+    for file in files:
+        try:
+            if read_header(file, found.at) == found.header:
+                return read_payload(file, found)
+        except (IntegrityError, DriveError):
+            continue
+    return None
+
+
+def opening_of(
+    files: Sequence[DriveFile], filesystem: bytes, number: int
+) -> tuple[Found, Opening] | None:
+    """The SEGMENT frame, if it verifies and belongs to this filesystem and number."""
+    short = int.from_bytes(filesystem[:8], "little")
+    header = header_of(files, 0)
+    if header is None or (header.kind, header.filesystem, header.segment) != (
+        Kind.SEGMENT,
+        short,
+        number,
+    ):
+        return None
+    found = Found(0, header)
+    payload = payload_of(files, found)
+    if payload is None:
+        return None
+    try:
+        opening = decode_opening(payload)
+    except IntegrityError:
+        return None
+    if opening.filesystem != filesystem or header.previous != opening.previous_chain:
+        return None
+    return found, opening
+
+
+def walk(
+    files: Sequence[DriveFile], start: int, chain: int, expected: FrameHeader
+) -> Iterator[Found]:
+    """Headers from offset `start` on, chained to `chain`.
+
+    `expected` gives filesystem and segment, and the sequence of the frame before the first (-1:
+    not known).
+    """
+    at, sequence = start, expected.sequence
+    # A place named by a COMMIT has no sequence number: -1 takes the first frame's as it is.
+    while True:
+        header = None
+        for file in files:
+            try:
+                candidate = read_header(file, at)
+            except (IntegrityError, DriveError):
+                continue
+            if sequence < 0 <= candidate.sequence:
+                sequence = candidate.sequence - 1
+            if follows(candidate, expected, sequence, chain):
+                header = candidate
+                break
+        if header is None:
+            return
+        found = Found(at, header)
+        yield found
+        at, sequence, chain = found.end, sequence + 1, header.checksum
+
+
+def follows(header: FrameHeader, expected: FrameHeader, sequence: int, chain: int) -> bool:
+    """Is this the frame after the one with `sequence` and checksum `chain`?"""
+    return (
+        header.filesystem == expected.filesystem
+        and header.segment == expected.segment
+        and header.sequence == sequence + 1
+        and header.previous == chain
+        and header.kind != Kind.SEGMENT
+    )
+
+
+def search(files: Sequence[DriveFile], start: int, short_id: int, number: int) -> Iterator[Found]:
+    """Headers that verify anywhere from `start` on, chained or not: what stands behind a gap."""
+    needle = short_id.to_bytes(8, "little") + number.to_bytes(8, "little")
+    for file in files:
+        at = start
+        while True:
+            try:
+                block = file.read(at, MIB)
+            except DriveError:
+                break
+            if not block:
+                break
+            where = block.find(needle)
+            while where >= 0:
+                position = at + where - 8
+                if position >= start and position % ALIGNMENT == 0:
+                    try:
+                        yield Found(position, read_header(file, position))
+                    except (IntegrityError, DriveError):
+                        pass
+                where = block.find(needle, where + 1)
+            if len(block) < MIB:
+                break
+            at += MIB - len(needle)

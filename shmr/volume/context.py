@@ -1,0 +1,133 @@
+"""What every part of a volume works with: the catalog, the log, the clock, and leave to change.
+
+A part computes all rows of an operation, appends what it must to the log, and applies the rows;
+nothing else runs between, so an operation cannot half-happen.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from shmr.catalog.batch import BATCH_MAX_BYTES
+from shmr.catalog.catalog import Catalog
+from shmr.core.reserve import Reserves
+from shmr.errors import DriveError, NoSpace, Refused
+from shmr.format.rows import Inode, Row
+from shmr.log.log import Log
+from shmr.log.reader import LogReader
+
+logger = logging.getLogger(__name__)
+
+ROWS_MAX = 4096
+"""No operation makes more rows than this; longer ones leave a mark for the reaper."""
+_INODES_AHEAD = 1024
+_NEXT_INODE = b"next_inode"
+
+
+class Need(IntEnum):
+    """What an operation does to space: how deep into the reserves it may go."""
+
+    DATA = 0
+    CREATE = 1
+    DELETE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: effective ids, umask, and a way to learn the supplementary groups."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    groups: Callable[[], frozenset[int]] = field(default=frozenset)
+
+
+class Context:
+    """Shared by the parts of one volume; owned by its thread."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        log: Log | None,
+        reader: LogReader,
+        clock: Callable[[], int],
+        reserves: Reserves,
+    ) -> None:
+        self.catalog = catalog
+        self._log = log
+        self.reader = reader
+        self.clock = clock
+        self.reserves = reserves
+        self.read_only: str | None = None
+        """Why changes are refused with EROFS, or None."""
+        self.allowed_from = Need.DATA
+        """The least demanding need that space allows now (see `Space.measure`)."""
+        self._inodes: range = range(0)
+
+    @property
+    def has_log(self) -> bool:
+        return self._log is not None
+
+    @property
+    def log(self) -> Log:
+        """The log to append to. A read-only volume has none, and asks for none."""
+        assert self._log is not None
+        return self._log
+
+    def allow(self, need: Need) -> None:
+        """Raise Refused(EROFS) or NoSpace unless an operation of this need may change things."""
+        if self.read_only is not None:
+            raise Refused(errno.EROFS)
+        if need < self.allowed_from:
+            raise NoSpace()
+
+    def get_inode(self, number: int) -> Inode:
+        """Raises Refused(ENOENT)."""
+        inode = self.catalog.inode(number)
+        if inode is None:
+            raise Refused(errno.ENOENT)
+        return inode
+
+    def new_inode(self) -> int:
+        """A number no inode ever had: numbers are set aside a thousand at a time."""
+        if not self._inodes:
+            first = self.catalog.state(_NEXT_INODE, 2)
+            self._inodes = range(first, first + _INODES_AHEAD)
+            self.catalog.set_state(_NEXT_INODE, self._inodes.stop)
+            # Not through `apply`: a batch is never cut inside an operation.
+        number, self._inodes = self._inodes[0], self._inodes[1:]
+        return number
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        """Make the rows of one whole operation true; a batch that grew large is cut behind it."""
+        self.catalog.apply(rows)
+        if self.catalog.batch.size_bytes >= BATCH_MAX_BYTES:
+            try:
+                self.cut()
+            except NoSpace:
+                # The operation is done and the batch stays; a commit will say what is missing.
+                return
+
+    def cut(self) -> None:
+        """Append the batch to the journal, with its COMMIT. Not durable before a sync.
+
+        Raises NoSpace (the batch stays as it is), DriveError (changes are refused from then on).
+        """
+        batch = self.catalog.batch
+        log = self.log
+        try:
+            log.append_commit(batch.payloads(log.journal_bytes // 4))
+        except DriveError as error:
+            self.poison(error)
+            raise
+        self.catalog.take_batch()
+
+    def poison(self, error: Exception) -> None:
+        """A log write or sync failed: no change is accepted until the next mount recovers."""
+        if self.read_only is None:
+            self.read_only = f"{error}; unmount, mend the drive and mount again"
+            logger.error("read-only from now on: %s", self.read_only)

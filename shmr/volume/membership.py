@@ -1,0 +1,242 @@
+"""Who belongs to a filesystem: superblocks read, compared and written.
+
+A drive is what its superblock says, wherever it is mounted. The config names paths; ids decide.
+A filesystem is only made where nothing is: no superblock, no catalog, empty directories.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shmr.drive.seam import Drive
+from shmr.errors import DriveError, IntegrityError, SetupError
+from shmr.format import superblock
+from shmr.format.superblock import Superblock
+
+_NAME = re.compile(r"superblock-(\d{6})")
+_HARMLESS = {"lost+found"}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDrives:
+    """A pool's name, its drives in the order of the config, and how many it may do without."""
+
+    name: str
+    drives: tuple[Drive, ...]
+    spare: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The filesystem's id, and the drives of the first pool that are members, with ids."""
+
+    filesystem: bytes
+    workspace: tuple[Drive, ...]
+    drive_ids: tuple[bytes, ...]
+    created: bool
+    missing: tuple[str, ...] = ()
+
+
+def read_superblock(drive: Drive) -> Superblock | None:
+    """The superblock of the highest generation that verifies; None if there is no file of one.
+
+    Raises SetupError if there are files but none verifies, DriveError.
+    """
+    names = sorted((n for n in drive.names() if _NAME.fullmatch(n)), reverse=True)
+    problem = ""
+    for name in names:
+        try:
+            return superblock.decode(drive.get(name))
+        except IntegrityError as error:
+            problem = f"{name}: {error}"
+    if problem:
+        raise SetupError(
+            f"{drive.label}: {problem}; if the drive's content is lost for good, take it out of "
+            "the config"
+        )
+    return None
+
+
+def write_superblock(drive: Drive, block: Superblock) -> None:
+    """Write a generation as a new file, then discard older ones. Raises DriveError."""
+    name = f"superblock-{block.generation:06}"
+    old = [n for n in drive.names() if _NAME.fullmatch(n) and n != name]
+    if name in drive.names():
+        # Left by a crash while this very generation was written: it did not verify.
+        drive.discard(name)
+    drive.put(name, block.encode())
+    for other in old:
+        drive.discard(other)
+
+
+def create(
+    name: str,
+    pools: Sequence[PoolDrives],
+    *,
+    catalog_exists: bool,
+    random_bytes: Callable[[int], bytes],
+    clock: Callable[[], int],
+) -> Membership:
+    """Make a filesystem on empty drives. Raises SetupError where anything is there already."""
+    if catalog_exists:
+        raise SetupError(
+            "a catalog exists, but no drive has a superblock: these are not this filesystem's "
+            "drives, or nothing is mounted where they should be"
+        )
+    for pool in pools:
+        for drive in pool.drives:
+            strangers = [n for n in drive.names() if n not in _HARMLESS]
+            if strangers:
+                raise SetupError(
+                    f"{drive.label}: not empty (found {strangers[0]!r}); a filesystem is only "
+                    "made on empty directories"
+                )
+    filesystem = random_bytes(16)
+    workspace_ids: tuple[bytes, ...] = ()
+    # The workspace comes last: without its superblocks a filesystem that was half made by a
+    # crash is seen as such, and no drive of it holds anything.
+    for pool in reversed(pools):
+        pool_id = random_bytes(16)
+        ids = tuple(random_bytes(16) for _ in pool.drives)
+        for drive, drive_id in zip(pool.drives, ids, strict=True):
+            block = Superblock(
+                filesystem,
+                name.encode(),
+                pool_id,
+                pool.name.encode(),
+                drive_id,
+                1,
+                superblock.COMPAT,
+                superblock.RO_COMPAT,
+                superblock.INCOMPAT,
+                clock(),
+                ids,
+            )
+            write_superblock(drive, block)
+        workspace_ids = ids
+    return Membership(filesystem, pools[0].drives, workspace_ids, created=True)
+
+
+def identify(
+    name: str,
+    pools: Sequence[PoolDrives],
+    *,
+    catalog_exists: bool,
+    degraded: bool,
+    read_only: bool,
+    may_create: bool,
+    random_bytes: Callable[[int], bytes],
+    clock: Callable[[], int],
+) -> Membership:
+    """Find out which filesystem the drives hold; make one where nothing is and `may_create`.
+
+    Raises SetupError with the reason where the drives do not fit together.
+    """
+    blocks: dict[int, Superblock] = {}
+    bare: list[Drive] = []
+    for pool in pools:
+        for drive in pool.drives:
+            block = read_superblock(drive)
+            if block is None:
+                bare.append(drive)
+            else:
+                blocks[id(drive)] = block
+    if not blocks:
+        if not may_create:
+            raise SetupError("no drive has a superblock: run `shmr create CONFIG` first")
+        return create(
+            name, pools, catalog_exists=catalog_exists, random_bytes=random_bytes, clock=clock
+        )
+    if bare:
+        labels = ", ".join(drive.label for drive in bare)
+        raise SetupError(
+            f"some drives belong to a filesystem and some have no superblock: {labels}; check that "
+            "the right disks are mounted there"
+        )
+    _check(name, pools, blocks)
+    return _workspace(pools[0], blocks, degraded=degraded, read_only=read_only, clock=clock)
+
+
+def _check(name: str, pools: Sequence[PoolDrives], blocks: dict[int, Superblock]) -> None:
+    """Every drive is of one filesystem, of the pool that names it, and understood."""
+    first = blocks[id(pools[0].drives[0])]
+    seen: dict[bytes, Drive] = {}
+    for pool in pools:
+        for drive in pool.drives:
+            block = blocks[id(drive)]
+            if block.filesystem != first.filesystem:
+                raise SetupError(
+                    f"{drive.label} belongs to filesystem {block.filesystem_name.decode()!r}, "
+                    f"another than {pools[0].drives[0].label}"
+                )
+            if block.filesystem_name.decode() != name:
+                raise SetupError(
+                    f"{drive.label} belongs to filesystem {block.filesystem_name.decode()!r}, the "
+                    f"config says {name!r}"
+                )
+            if block.pool_name.decode() != pool.name:
+                raise SetupError(
+                    f"{drive.label} belongs to pool {block.pool_name.decode()!r}, the config has "
+                    f"it in {pool.name!r}"
+                )
+            if block.incompat & ~superblock.INCOMPAT:
+                raise SetupError(f"{drive.label} was written by a newer shmr; update shmr")
+            if block.drive in seen:
+                raise SetupError(
+                    f"{drive.label} and {seen[block.drive].label} are one drive (or a copy of it)"
+                )
+            seen[block.drive] = drive
+
+
+def _workspace(
+    pool: PoolDrives,
+    blocks: dict[int, Superblock],
+    *,
+    degraded: bool,
+    read_only: bool,
+    clock: Callable[[], int],
+) -> Membership:
+    """The members of the workspace that are here and current; all of them, or `degraded`."""
+    newest = max(blocks[id(drive)].generation for drive in pool.drives)
+    current = tuple(d for d in pool.drives if blocks[id(d)].generation == newest)
+    stale = [d.label for d in pool.drives if blocks[id(d)].generation < newest]
+    if stale:
+        raise SetupError(
+            f"{', '.join(stale)}: left behind by a degraded mount (generation below {newest}) and "
+            "lacks what was written since; take it out of the config"
+        )
+    block = blocks[id(current[0])]
+    ids = tuple(blocks[id(drive)].drive for drive in current)
+    missing = tuple(m.hex() for m in block.members if m not in ids)
+    if not missing:
+        return Membership(block.filesystem, current, ids, created=False)
+    if len(missing) > pool.spare:
+        raise SetupError(
+            f"pool {pool.name!r}: {len(missing)} of {len(block.members)} drives are missing, and "
+            f"it can do without {pool.spare}; connect them"
+        )
+    if not degraded:
+        raise SetupError(
+            f"pool {pool.name!r}: {len(missing)} drive(s) are missing; connect them, or mount with "
+            "--degraded to go on without (what they hold is then out of date for good)"
+        )
+    if not read_only:
+        for drive in current:
+            old = blocks[id(drive)]
+            raised = old._replace(generation=newest + 1, members=ids, created_ns=clock())
+            write_superblock(drive, raised)
+    return Membership(block.filesystem, current, ids, created=False, missing=missing)
+
+
+def readable(drives: Sequence[Drive]) -> tuple[list[Drive], list[str]]:
+    """Drives that answer, and what is wrong with the others."""
+    good, problems = [], []
+    for drive in drives:
+        try:
+            drive.names()
+            good.append(drive)
+        except DriveError as error:
+            problems.append(str(error))
+    return good, problems

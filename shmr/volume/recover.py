@@ -1,0 +1,221 @@
+"""Recovery: from what the drives hold to a catalog that is true up to the last durable commit.
+
+The catalog's last checkpoint if it is whole and the journal knows its place, else the newest
+snapshot that verifies, else the journal from its beginning; then every batch whose COMMIT is
+there and whose data is. A COMMIT that a later one claims durable is believed; of the others the
+data tails are read and verified. The first that fails ends the journal (a torn tail), unless
+something behind it claims to be durable: that is corruption, and the mount is read-only.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from shmr.catalog import store as catalog_store
+from shmr.catalog.catalog import Catalog
+from shmr.catalog.examine import examine
+from shmr.errors import IntegrityError, SetupError
+from shmr.format.frame import Kind
+from shmr.format.records import Commit, Meta, SegmentEnd, Stream, decode_commit, decode_meta
+from shmr.format.rows import Place, Table
+from shmr.log import snapshot
+from shmr.log.replay import Journal
+from shmr.log.store import SegmentStore
+from shmr.log.tail import verify_tail
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What recovery came to.
+
+    `place` is where the journal ends and a new segment goes on from; None in a new filesystem.
+    `corrupt` says what is missing although it was durable. `report` tells people what was done.
+    """
+
+    catalog: Catalog
+    place: Place | None = None
+    corrupt: str | None = None
+    report: list[str] = field(default_factory=list)
+
+
+class _Pending(NamedTuple):
+    """A batch read from the journal and not yet applied."""
+
+    metas: list[Meta]
+    commit: Commit
+    place: Place
+
+
+def recover(
+    segments: SegmentStore, path: Path, *, read_only: bool = False, in_child: bool = True
+) -> Recovered:
+    """Bring the catalog at `path` up to the journal's end. The catalog's epoch is not committed.
+
+    With `read_only` no drive is written to. Raises SetupError where nothing can be recovered
+    from, DriveError.
+    """
+    journal = Journal(segments)
+    report: list[str] = []
+    catalog = _usable_catalog(segments, path, report, in_child)
+    start = catalog.place() if catalog else None
+    if catalog is not None and start is not None:
+        if not journal.has(start):
+            corrupt = (
+                f"the journal lacks segment {start.segment} offset {start.end}, which the catalog "
+                "holds as durable; copy your files out, then rebuild"
+            )
+            return Recovered(catalog, start, corrupt, report)
+    else:
+        if catalog is not None:
+            catalog.close()
+            catalog_store.set_aside(path)
+        catalog, start = _from_log(segments, journal, path, report)
+    if start is None:
+        return Recovered(catalog, None, None, report)
+    return _Replay(segments, journal, catalog, start, report, read_only).run()
+
+
+def _usable_catalog(
+    segments: SegmentStore, path: Path, report: list[str], in_child: bool
+) -> Catalog | None:
+    """The catalog of the last checkpoint, whole and of this filesystem; else it is set aside."""
+    if not catalog_store.exists(path):
+        return None
+    catalog = None
+    try:
+        if catalog_store.take_digest(path) or examine(path, in_child=in_child):
+            catalog = Catalog(path)
+            if catalog.filesystem() == segments.filesystem:
+                return catalog
+    except catalog_store.DOUBTS as error:
+        logger.warning("catalog: %s", error)
+    if catalog is not None:
+        catalog.close()
+    aside = catalog_store.set_aside(path)
+    report.append(f"the catalog was doubtful and is kept as {aside}; it is rebuilt from the log")
+    return None
+
+
+def _from_log(
+    segments: SegmentStore, journal: Journal, path: Path, report: list[str]
+) -> tuple[Catalog, Place | None]:
+    """A new catalog from the newest snapshot that verifies, or empty at the journal's beginning."""
+    for found in snapshot.find(segments):
+        if not journal.has(found.place):
+            continue
+        catalog = Catalog(path)
+        try:
+            for rows in snapshot.rows_of(segments, found):
+                catalog.replay(rows)
+        except IntegrityError as error:
+            catalog.close()
+            catalog_store.set_aside(path)
+            report.append(f"a snapshot does not verify ({error}); the one before is used")
+            continue
+        count = catalog.count(Table.INODE)
+        report.append(f"the catalog is rebuilt from a snapshot of {count} inodes")
+        return catalog, found.place
+    start = journal.beginning()
+    if start is None and not segments.of_stream(Stream.DATA):
+        # The very first mount was cut off before anything was durable.
+        for number in journal.unreadable:
+            segments.discard(number)
+        return Catalog(path), None
+    if start is None:
+        raise SetupError(
+            "neither a catalog nor a snapshot nor the journal's beginning is on the drives; check "
+            "that all drives of the workspace are there"
+        )
+    report.append("the catalog is rebuilt from the journal's beginning")
+    return Catalog(path), start
+
+
+class _Replay:
+    """One run over the journal's entries."""
+
+    def __init__(
+        self,
+        segments: SegmentStore,
+        journal: Journal,
+        catalog: Catalog,
+        start: Place,
+        report: list[str],
+        read_only: bool,
+    ) -> None:
+        self._segments = segments
+        self._journal = journal
+        self._catalog = catalog
+        self._start = start
+        self._report = report
+        self._mend = not read_only
+        self._ends: dict[int, SegmentEnd] = {}
+        self._batches = 0
+
+    def run(self) -> Recovered:
+        applied = self._start
+        pending: list[_Pending] = []
+        metas: list[Meta] = []
+        problem: str | None = None
+        try:
+            for entry in self._journal.entries(self._start):
+                if entry.header.kind == Kind.META:
+                    metas.append(decode_meta(entry.payload))
+                elif entry.header.kind == Kind.COMMIT:
+                    commit = decode_commit(entry.payload)
+                    pending.append(_Pending(metas, commit, entry.place))
+                    metas = []
+                    while pending and pending[0].place.sequence <= commit.durable_seq:
+                        applied = self._apply(pending.pop(0))
+        except IntegrityError as error:
+            problem = str(error)
+        for batch in pending:
+            if not self._whole(batch):
+                break
+            applied = self._apply(batch)
+        claimed = self._journal.claimed_durable(applied)
+        if claimed is not None:
+            problem = problem or (
+                f"journal frames from {applied.sequence} to {claimed} were durable and are missing "
+                f"or damaged (segment {applied.segment}, offset {applied.end})"
+            )
+        if problem is None and self._mend:
+            self._make_durable(applied)
+            self._discard_behind(applied)
+        elif problem is not None:
+            problem += "; the mount is read-only: copy your files out"
+        if self._batches:
+            self._report.append(f"{self._batches} batches were replayed from the journal")
+        return Recovered(self._catalog, applied, problem, self._report)
+
+    def _apply(self, batch: _Pending) -> Place:
+        for meta in batch.metas:
+            for drop in meta.drops:
+                self._catalog.replay_drop(drop)
+            self._catalog.replay(meta.rows)
+        for end in batch.commit.ends:
+            self._ends[end.segment] = end
+        self._segments.next_number = max(self._segments.next_number, batch.commit.next_segment)
+        self._batches += 1
+        return batch.place
+
+    def _whole(self, batch: _Pending) -> bool:
+        """Is the data there that this batch's extents point to?"""
+        return all(
+            verify_tail(self._segments, self._ends.get(end.segment), end, mend=self._mend)
+            for end in batch.commit.ends
+        )
+
+    def _make_durable(self, end: Place) -> None:
+        """Sync what was accepted from the page cache of a killed daemon, and even out copies."""
+        for until in self._journal.span(self._start, end):
+            verify_tail(self._segments, None, until, mend=True)
+
+    def _discard_behind(self, end: Place) -> None:
+        """Journal segments claimed ahead, or begun and torn: nothing durable is in them."""
+        for number in self._journal.behind(end):
+            self._segments.discard(number)

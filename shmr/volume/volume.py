@@ -1,0 +1,166 @@
+"""The filesystem without FUSE: its parts put together, opened by recovery, closed cleanly.
+
+Synchronous and in one thread. Each public call of a part is one operation and atomic because
+nothing else runs; what has to wait is handed out as jobs.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shmr.catalog.catalog import Catalog
+from shmr.catalog.store import exists
+from shmr.core.reserve import reserves, segment_size
+from shmr.drive.seam import Drive
+from shmr.errors import DriveError, NoSpace, Refused, SetupError
+from shmr.format.rows import ROOT, Inode, Place
+from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
+from shmr.log.reader import LogReader
+from shmr.log.store import SegmentStore
+from shmr.volume.attributes import Attributes
+from shmr.volume.checkpoint import Checkpoints
+from shmr.volume.cleaner import Cleaner
+from shmr.volume.commits import Commits
+from shmr.volume.context import Context
+from shmr.volume.data import Data
+from shmr.volume.handles import Handles
+from shmr.volume.namespace import FIRST_COOKIE, Namespace
+from shmr.volume.reaper import Reaper
+from shmr.volume.recover import Recovered, recover
+from shmr.volume.snapshots import Snapshots, Writer, inline_writer
+from shmr.volume.space import Space, Usage
+from shmr.volume.xattrs import Xattrs
+
+MakeWriter = Callable[[SegmentStore], Writer]
+
+
+class Volume:
+    """An open filesystem. Use `open_volume`; each part has its own module."""
+
+    def __init__(
+        self,
+        context: Context,
+        recovered: Recovered,
+        make_writer: MakeWriter | None = None,
+    ) -> None:
+        self.context = context
+        self.catalog = context.catalog
+        self.report = tuple(recovered.report)
+        """What recovery did, in sentences."""
+        self.reaper = Reaper(context)
+        self.handles = Handles(context)
+        self.xattrs = Xattrs(context)
+        self.data = Data(context, self.reaper)
+        self.names = Namespace(context, self.handles, self.xattrs)
+        self.attributes = Attributes(context, self.data, self.xattrs)
+        self.commits = Commits(context)
+        self.checkpoints = Checkpoints(context, self.commits)
+        self.cleaner = Cleaner(context)
+        store = context.reader.store
+        writer = make_writer(store) if make_writer else inline_writer(context.catalog, store)
+        self.snapshots = Snapshots(context, self.checkpoints, writer)
+        self.space = Space(context)
+
+    @property
+    def read_only(self) -> str | None:
+        """Why changes are refused with EROFS, or None."""
+        return self.context.read_only
+
+    @property
+    def log(self) -> Log:
+        return self.context.log
+
+    def usage(self) -> Usage:
+        """What statfs tells."""
+        return self.space.usage()
+
+    def close(self) -> None:
+        """Make everything durable and let go. Never raises for what a dead log refuses."""
+        clean = False
+        if self.read_only is None:
+            try:
+                self.handles.free_orphans()
+                self.checkpoints.run()
+                clean = True
+            except (DriveError, NoSpace, Refused) as error:
+                self.context.poison(error)
+        self.abandon(clean=clean)
+
+    def abandon(self, *, clean: bool = False) -> None:
+        """Let go of everything without making anything durable, as a crash would."""
+        if self.context.has_log:
+            try:
+                self.log.close()
+            except DriveError as error:
+                self.context.poison(error)
+        self.context.reader.store.close()
+        self.catalog.close(clean=clean)
+
+
+def open_volume(
+    filesystem: bytes,
+    drives: Sequence[Drive],
+    catalog: Path,
+    *,
+    clock: Callable[[], int],
+    copies: int = 1,
+    segment_bytes: int | None = None,
+    read_only: bool = False,
+    in_child: bool = True,
+    parallel: Parallel = in_sequence,
+    make_writer: MakeWriter | None = None,
+) -> Volume:
+    """Recover the filesystem on `drives` (the workspace pool) and open it.
+
+    `clock` gives nanoseconds since 1970. With `read_only` no drive is written to. Raises
+    SetupError (nothing to recover from), DriveError, NoSpace.
+    """
+    store = SegmentStore(filesystem, drives, min(copies, len(drives)), 0, clock)
+    store.segment_bytes = segment_size(store.total_bytes(), segment_bytes)
+    store.scan()
+    limits = reserves(store.segment_bytes, max(store.segment_bytes // 4, JOURNAL_MIN_BYTES))
+    reader = LogReader(store)
+    if store.segments or read_only:
+        recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
+    elif exists(catalog):
+        raise SetupError(
+            f"a catalog is at {catalog}, but the drives hold no segment at all; check that the "
+            "right disks are mounted"
+        )
+    else:
+        recovered = Recovered(Catalog(catalog))
+    why = recovered.corrupt or ("mounted read-only" if read_only else None)
+    log = None if why else _begin_log(store, recovered.place, clock, parallel)
+    context = Context(recovered.catalog, log, reader, clock, limits)
+    context.read_only = why
+    volume = Volume(context, recovered, make_writer)
+    if why is None:
+        if context.catalog.inode(ROOT) is None:
+            context.apply([_root(clock()).row()])
+        volume.handles.free_orphans()
+        volume.checkpoints.run()
+        volume.space.measure()
+    return volume
+
+
+def _begin_log(
+    store: SegmentStore, place: Place | None, clock: Callable[[], int], parallel: Parallel
+) -> Log:
+    """A log that goes on from `place`, in a new segment."""
+    if place is None:
+        return Log(store, clock=clock, parallel=parallel)
+    previous = (place.segment, place.end, place.chain)
+    return Log(
+        store,
+        clock=clock,
+        parallel=parallel,
+        journal_sequence=place.sequence,
+        previous=previous,
+    )
+
+
+def _root(now: int) -> Inode:
+    """The root directory of a new filesystem: part of its very first batch."""
+    return Inode(ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, now, now, now, 0, FIRST_COOKIE, ROOT)
