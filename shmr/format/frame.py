@@ -107,7 +107,7 @@ def encode(
     """The frame as buffers to append, and its header's checksum (the next frame's `previous`)."""
     length = len(payload)
     if length <= GRANULE:
-        table = (crc32c(payload),) if length else ()
+        table: tuple[int, ...] = (crc32c(payload),) if length else ()
     else:
         view = memoryview(payload)
         table = tuple(crc32c(view[at : at + GRANULE]) for at in range(0, length, GRANULE))

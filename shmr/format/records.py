@@ -85,7 +85,7 @@ def decode_meta(payload: bytes | memoryview) -> Meta:
     drops = []
     for drop in fields[0]:
         expect(type(drop) is list and list(map(type, drop)) == [int] * 3, "META drop")
-        expect(0 <= drop[0] and 0 <= drop[1] <= drop[2], "META drop")
+        expect(drop[0] >= 0 and 0 <= drop[1] <= drop[2], "META drop")
         drops.append(Drop(*drop))
     rows = []
     for row in fields[1]:

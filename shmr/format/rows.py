@@ -228,7 +228,7 @@ def decode_extent(offset: int, value: bytes) -> Extent:
         return Extent(offset, fields[0], None)
     expect(list(map(type, fields)) == _EXTENT_TYPES and min(fields) >= 0, "extent")
     length, segment, frame, payload, skip = fields
-    expect(0 < length and skip + length <= payload and length <= SIZE_MAX - offset, "extent")
+    expect(length > 0 and skip + length <= payload and length <= SIZE_MAX - offset, "extent")
     return Extent(offset, length, Address(segment, frame, payload, skip))
 
 
