@@ -66,6 +66,7 @@ class Options:
     directory: Path
     seed: int
     limit_s: float
+    cpus: tuple[int, ...]
     profile: str | None = None
 
     def site(self, mount: Mount) -> Site:
@@ -88,7 +89,7 @@ class Options:
             "requests": self.requests,
             "durable_writes": self.durable_writes,
             "seed": self.seed,
-            "cpus": os.cpu_count(),
+            "cpus": len(self.cpus),
             "kernel": platform.release(),
             "python": platform.python_version(),
         }
@@ -236,6 +237,14 @@ def _names(text: str, known: Sequence[str], what: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _bind(text: str) -> None:
+    """Keep this process, and all it starts, on the named CPUs."""
+    try:
+        os.sched_setaffinity(0, {int(cpu) for cpu in text.split(",")})
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"--cpus {text}: {error}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/bench.py",
@@ -252,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--durable-writes", type=int, default=400, help="of one writer (default %(default)s)")
     add("--directory", type=Path, default=None, help="where all directories are made, on one disk")
     add("--seed", type=int, default=1)
+    add("--cpus", help="bind clients and servers to these CPUs, such as 0 or 0,2 (default: any)")
     add("--limit", type=float, default=900.0, help="seconds a row may take (default %(default)s)")
     add("--json", action="store_true", help="everything as JSON on stdout")
     add("--profile", metavar="ROW", help="one round of this row on shmr, watched by py-spy")
@@ -293,6 +303,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         (arguments.directory or Path(tempfile.gettempdir())).resolve(),
         arguments.seed,
         arguments.limit,
+        tuple(sorted(os.sched_getaffinity(0))),
         arguments.profile,
     )
 
@@ -309,6 +320,8 @@ def main() -> int:
     if arguments.profile and shutil.which("py-spy") is None:
         print("--profile skipped: py-spy is not installed (pip install py-spy)", file=sys.stderr)
         return 0
+    if arguments.cpus:
+        _bind(arguments.cpus)
     options = _options(arguments)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -333,7 +346,8 @@ def _heading(options: Options) -> str:
     lines = [
         f"{options.rounds} rounds, {format_size(options.size_bytes)}, {options.files} files, "
         f"{options.requests} random requests, seed {options.seed}; "
-        f"{os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}",
+        f"CPUs {','.join(map(str, options.cpus))}; "
+        f"Linux {platform.release()}, Python {platform.python_version()}",
         *(f"  {target.name:10} {target.options}" for target in options.targets),
     ]
     return "\n".join(lines)

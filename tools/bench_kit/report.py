@@ -72,6 +72,11 @@ class Results:
         values = self._by_round(row, target).values()
         return median(values) if values else None
 
+    def spread(self, row: str, target: str) -> float | None:
+        """Half of what lies between the best and the worst round, as a part of the median."""
+        values = self._by_round(row, target).values()
+        return (max(values) - min(values)) / 2 / median(values) if values else None
+
     def cpu_us(self, row: str, target: str) -> float | None:
         values = [
             sample.cpu_us
@@ -98,6 +103,12 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _with_spread(results: Results, row: str, target: str) -> str:
+    spread = results.spread(row, target)
+    number = _number(results.median(row, target))
+    return number if spread is None else f"{number} ±{spread:3.0%}"
 
 
 def _ratio(value: float | None) -> str:
@@ -139,12 +150,13 @@ def _throughput(results: Results) -> str:
         [
             row,
             ROWS[row].unit,
-            *(_number(results.median(row, target)) for target in results.targets),
+            *(_with_spread(results, row, target) for target in results.targets),
             *(_ratio(results.ratio(row, b, a)) for a, b in compared),
         ]
         for row in results.rows
     ]
-    return f"Medians (more is better) and ratios\n\n{_table(header, lines)}"
+    title = "Medians (more is better; ± half the range of the rounds) and median ratios"
+    return f"{title}\n\n{_table(header, lines)}"
 
 
 def _cpu(results: Results) -> str:
@@ -183,6 +195,7 @@ def as_json(results: Results, about: dict[str, object]) -> dict[str, object]:
                 target: {
                     "unit": ROWS[row].unit,
                     "median": results.median(row, target),
+                    "spread": results.spread(row, target),
                     "ratio_to_native": results.ratio(row, target, "native"),
                     "ratio_to_bindfs": results.ratio(row, target, "bindfs"),
                     "cpu_us_per_operation": results.cpu_us(row, target),

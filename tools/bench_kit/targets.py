@@ -273,7 +273,7 @@ class Mount:
         return spent
 
     def death(self) -> str:
-        """For the message of a failure: that the server is gone, with its last words; or nothing."""
+        """For a failure's message: that the server is gone, with its last words; or nothing."""
         if self._server is None or self._server.poll() is None:
             return ""
         return f"; the server ended with {self._server.returncode}: {self._last_words()}"
