@@ -1,0 +1,130 @@
+"""The volume as the kernel's requests need it: the names that `operations` calls.
+
+`shmr.volume` provides it; tests have an in-memory one. All of it is synchronous and called in one
+thread, but for `ReadPlan.fetch`. Everything may raise `Refused`, `IntegrityError`, `DriveError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from shmr.format.rows import Inode
+from shmr.volume.attributes import AttributeChange
+from shmr.volume.context import Caller
+
+
+class Names(Protocol):
+    """Directories and the names in them."""
+
+    def lookup(self, parent: int, name: bytes, /) -> Inode: ...
+
+    def create(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode: ...
+
+    def link(self, number: int, parent: int, name: bytes, /) -> Inode: ...
+
+    def unlink(self, parent: int, name: bytes, /) -> None: ...
+
+    def rmdir(self, parent: int, name: bytes, /) -> None: ...
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, /
+    ) -> None: ...
+
+    def entries(self, directory: int, after: int, /) -> Iterator[tuple[bytes, Inode, int]]: ...
+
+
+class Attributes(Protocol):
+    """Mode, owner, times, size."""
+
+    def get(self, number: int, /) -> Inode: ...
+
+    def set(self, number: int, change: AttributeChange, /) -> Inode: ...
+
+    def kill_privileges(self, number: int, /) -> Inode: ...
+
+    def accessed(self, number: int, /) -> None: ...
+
+
+class Xattrs(Protocol):
+    """Extended attributes, POSIX ACLs among them."""
+
+    def get(self, number: int, name: bytes, /) -> bytes: ...
+
+    def set(self, number: int, name: bytes, value: bytes, /) -> None: ...
+
+    def list(self, number: int, /) -> list[bytes]: ...
+
+    def remove(self, number: int, name: bytes, /) -> None: ...
+
+
+class ReadPlan(Protocol):
+    """A read: `fetch` may run in any thread, the rest in the volume's."""
+
+    def fetch_cached(self) -> bytes | None: ...
+
+    def fetch(self) -> bytes: ...
+
+    def release(self) -> None: ...
+
+
+class Data(Protocol):
+    """The contents of regular files."""
+
+    def plan_read(self, number: int, offset: int, size: int, /) -> ReadPlan: ...
+
+    def write(self, number: int, offset: int, payload: bytes, /) -> None: ...
+
+
+class Handles(Protocol):
+    """Who uses which inode."""
+
+    keep_known: bool
+
+    def opened(self, number: int, /) -> None: ...
+
+    def closed(self, number: int, /) -> None: ...
+
+    def forgotten(self, number: int, /) -> None: ...
+
+
+class Usage(Protocol):
+    """What statfs(2) tells."""
+
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def blocks_free(self) -> int: ...
+    @property
+    def blocks_available(self) -> int: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def files_free(self) -> int: ...
+
+
+class Volume(Protocol):
+    """The filesystem without FUSE."""
+
+    @property
+    def names(self) -> Names: ...
+    @property
+    def attributes(self) -> Attributes: ...
+    @property
+    def xattrs(self) -> Xattrs: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def handles(self) -> Handles: ...
+
+    def usage(self) -> Usage: ...
