@@ -33,8 +33,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "programs: ordinary programs at work on the filesystem")
     config.addinivalue_line("markers", "root: needs root, to become other users")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a mount, so that `-m "not mount"` leaves it out."""
+    if config.getoption("--directory") is not None:
+        return
+    for item in items:
+        if {"top", "mounted"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("mount")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -132,9 +132,7 @@ def test_the_attribute_is_read_as_it_was_set(path: Path) -> None:
         encoded((USER_OBJ, 6, NOBODY)),
         encoded((USER_OBJ, 6, NOBODY), (GROUP_OBJ, 4, NOBODY), (OTHERS, 8, NOBODY)),
         encoded((OTHERS, 0, NOBODY), (USER_OBJ, 6, NOBODY), (GROUP_OBJ, 4, NOBODY)),
-        encoded(
-            (USER_OBJ, 6, NOBODY), (USER, 6, 1), (GROUP_OBJ, 4, NOBODY), (OTHERS, 0, NOBODY)
-        ),
+        encoded((USER_OBJ, 6, NOBODY), (USER, 6, 1), (GROUP_OBJ, 4, NOBODY), (OTHERS, 0, NOBODY)),
         b"\x01\0\0\0" + encoded((USER_OBJ, 6, NOBODY))[4:],
     ],
 )

@@ -45,7 +45,7 @@ def test_a_name_of_255_bytes_fits_and_one_more_is_too_long(
         b"-rf",
         b"*?[a]",
         b"\\back\\slash",
-        b'"quote\'',
+        b"\"quote'",
         b"\x01\x7f",
         "e\u0301 decomposed".encode(),
         "\u00e9 composed".encode(),

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,7 @@ def test_a_unix_socket_is_bound_and_reached_by_name(place: Path, kind: int) -> N
 @pytest.mark.root
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
 @pytest.mark.parametrize("numbers", [(1, 3), (0, 0), (255, 255), (259, 70_000), (4095, 1_048_575)])
-def test_device_nodes_keep_their_numbers(
-    place: Path, kind: int, numbers: tuple[int, int]
-) -> None:
+def test_device_nodes_keep_their_numbers(place: Path, kind: int, numbers: tuple[int, int]) -> None:
     os.mknod(place / "node", kind | 0o620, os.makedev(*numbers))
     state = os.stat(place / "node")
     assert stat.S_IFMT(state.st_mode) == kind
@@ -95,7 +94,7 @@ def test_users_make_fifos_and_sockets_but_no_devices(place: Path) -> None:
     place.chmod(0o777)
     for kind in (stat.S_IFCHR, stat.S_IFBLK):
         with refused(errno.EPERM):
-            as_user(OWNER, lambda kind=kind: os.mknod(place / "node", kind | 0o600, 259))
+            as_user(OWNER, partial(os.mknod, place / "node", kind | 0o600, 259))
     as_user(OWNER, lambda: os.mkfifo(place / "fifo"))
     as_user(OWNER, lambda: os.mknod(place / "socket", stat.S_IFSOCK | 0o600))
     assert os.stat(place / "fifo").st_uid == OWNER

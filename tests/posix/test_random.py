@@ -110,11 +110,11 @@ class ModelledFile:
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def reopen(self) -> None:
-        flags = self.rng.choice((0, os.O_APPEND, os.O_TRUNC) if len(self.model) > LIMIT // 2
-                                else (0, 0, os.O_SYNC))
+        crowded = len(self.model) > LIMIT // 2
+        flags = self.rng.choice((0, os.O_TRUNC) if crowded else (0, os.O_SYNC))
         self.log.append(f"reopen {flags:o}")
         os.close(self.descriptor)
-        self.descriptor = os.open(self.path, os.O_RDWR | flags & ~os.O_APPEND)
+        self.descriptor = os.open(self.path, os.O_RDWR | flags)
         if flags & os.O_TRUNC:
             self.model.clear()
 
@@ -174,14 +174,15 @@ class ModelledTree:
 
     def find(self, path: tuple[str, ...]) -> tuple[Tree | None, int]:
         """The directory that holds the last name, or None and the errno of the way there."""
-        here: Tree | bytes = self.model
+        here = self.model
         for name in path[:-1]:
             if name not in here:
                 return None, errno.ENOENT
-            here = here[name]  # type: ignore[index]
-            if isinstance(here, bytes):
+            below = here[name]
+            if isinstance(below, bytes):
                 return None, errno.ENOTDIR
-        return here, 0  # type: ignore[return-value]
+            here = below
+        return here, 0
 
     def attempt(self, label: str, wanted: int, action: Callable[[], object]) -> None:
         """Do `action`; it must give the errno `wanted`, 0 for success."""

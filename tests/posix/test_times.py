@@ -50,12 +50,13 @@ OLD_NS = 1_000_000_000 * SECOND_NS
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink", "fifo"])
 def test_any_time_is_kept_to_the_nanosecond(place: Path, kind: str, ns: int) -> None:
     path = place / "node"
-    {
+    makers: dict[str, Callable[[], None]] = {
         "file": path.touch,
         "directory": path.mkdir,
         "symlink": lambda: path.symlink_to("nowhere"),
         "fifo": lambda: os.mkfifo(path),
-    }[kind]()
+    }
+    makers[kind]()
     os.utime(path, ns=(ns, ns ^ 1), follow_symlinks=False)
     state = os.lstat(path)
     assert (state.st_atime_ns, state.st_mtime_ns) == (ns, ns ^ 1)

@@ -202,7 +202,7 @@ def test_removal_needs_write_and_search_permission_on_the_directory(place: Path)
         inside = write_file(place / "file", mode=0o777)
         place.chmod(mode)
         with refused(errno.EACCES):
-            as_user(OWNER, lambda path=inside: os.unlink(path))
+            as_user(OWNER, inside.unlink)
     place.chmod(0o777)
     as_user(OWNER, lambda: os.unlink(place / "file"))
 
