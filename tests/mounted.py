@@ -151,9 +151,12 @@ class MountedFilesystem:
             raise MountFailed(f"mount returned 0 but nothing is mounted: {done.stdout}")
 
     def stop(self) -> None:
-        """Unmount; raises MountFailed if that took force. Nothing is left in any case."""
+        """Unmount; raises MountFailed if that took force. Nothing is left in any case.
+
+        A dead mount, as `kill()` leaves it, is taken away without a complaint.
+        """
         complaints: list[str] = []
-        if is_mounted(self.path):
+        if is_mounted(self.path) and self.processes():
             complaints += self._unmount()
         if not wait_until(lambda: not self.processes(), STOP_LIMIT_S):
             complaints.append("the daemon did not end after the unmount")
