@@ -12,12 +12,17 @@ and recovery is the only repair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import lmdb
 
 from shmr.catalog import store
 from shmr.catalog.batch import Batch
 from shmr.catalog.checksum import checked, sealed
 from shmr.catalog.derived import HAS_DERIVED, derive
+from shmr.errors import IntegrityError
 from shmr.format.records import Drop
 from shmr.format.rows import (
     TRUTH,
@@ -236,12 +241,15 @@ class Catalog:
         self._transaction = self._environment.begin(write=True)
         self.epoch_rows = 0
 
-    def snapshot_rows(self) -> Iterator[Row]:
-        """Every truth row of the last checkpoint, through a read transaction of its own."""
-        with self._environment.begin() as transaction:
-            for table in TRUTH:
-                for key, stored in transaction.cursor(db=self._tables[table]):
-                    yield Row(table, key, checked(table, key, stored))
+    @contextmanager
+    def last_checkpoint(self) -> Iterator[tuple[Place, Iterator[Row]]]:
+        """The place of the last checkpoint and every truth row of it.
+
+        Through a read transaction of its own, so that the open epoch is neither seen nor
+        disturbed. Raises IntegrityError while the rows are read.
+        """
+        with _checkpoint_of(self._environment, self._tables) as found:
+            yield found
 
     def close(self, *, clean: bool = False) -> None:
         """Throw the open epoch away and close; `clean` leaves the digest of the file behind."""
@@ -249,3 +257,29 @@ class Catalog:
         self._environment.close()
         if clean:
             store.leave_digest(self.path)
+
+
+@contextmanager
+def checkpoint_of(path: Path) -> Iterator[tuple[Place, Iterator[Row]]]:
+    """See `Catalog.last_checkpoint`: for the catalog that another process has mounted."""
+    with store.open_environment(path, read_only=True, live=True) as environment:
+        tables = store.open_tables(environment, create=False)
+        with _checkpoint_of(environment, tables) as found:
+            yield found
+
+
+@contextmanager
+def _checkpoint_of(
+    environment: lmdb.Environment, tables: dict[int, Any]
+) -> Iterator[tuple[Place, Iterator[Row]]]:
+    with environment.begin() as transaction:
+        place = transaction.get(_PLACE, db=tables[Table.PLACE])
+        if place is None:
+            raise IntegrityError("catalog: no checkpoint was ever made")
+
+        def rows() -> Iterator[Row]:
+            for table in TRUTH:
+                for key, stored in transaction.cursor(db=tables[table]):
+                    yield Row(table, key, checked(table, key, stored))
+
+        yield decode_place(checked(Table.PLACE, _PLACE, place)), rows()

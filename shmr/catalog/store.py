@@ -33,8 +33,12 @@ def exists(path: Path) -> bool:
     return (path / DATA).exists()
 
 
-def open_environment(path: Path, *, read_only: bool = False) -> lmdb.Environment:
+def open_environment(
+    path: Path, *, read_only: bool = False, live: bool = False
+) -> lmdb.Environment:
     """Open or create the LMDB environment in directory `path`.
+
+    `live`: another process may have it open for writing, so readers must be seen by it.
 
     Raises `SetupError` where it cannot be created, `lmdb.Error` where the file is damaged.
     """
@@ -55,15 +59,14 @@ def open_environment(path: Path, *, read_only: bool = False) -> lmdb.Environment
         meminit=True,
         readahead=False,
         readonly=read_only,
-        lock=not read_only,
+        lock=live or not read_only,
         max_spare_txns=2,
         lib_version=_LIB_VERSION,
     )
 
 
-def open_tables(environment: lmdb.Environment) -> dict[int, Any]:
-    """A handle for each table, created where it is missing and the environment allows it."""
-    create = not environment.flags()["readonly"]
+def open_tables(environment: lmdb.Environment, *, create: bool = True) -> dict[int, Any]:
+    """A handle for each table; with `create` a missing one is made."""
     return {
         int(table): environment.open_db(table.name.lower().encode(), create=create)
         for table in Table

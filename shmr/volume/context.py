@@ -104,7 +104,13 @@ class Context:
 
     def apply(self, rows: Iterable[Row]) -> None:
         """Make the rows of one whole operation true; a batch that grew large is cut behind it."""
-        self.catalog.apply(rows)
+        try:
+            self.catalog.apply(rows)
+        except Exception as error:
+            # Some of the rows may be applied. The epoch is never committed and the batch never
+            # journaled from here on, so the next mount recovers to before this operation.
+            self.poison(error)
+            raise
         if self.catalog.batch.size_bytes >= BATCH_MAX_BYTES:
             try:
                 self.cut()
@@ -127,7 +133,7 @@ class Context:
         self.catalog.take_batch()
 
     def poison(self, error: Exception) -> None:
-        """A log write or sync failed: no change is accepted until the next mount recovers."""
+        """The log or the catalog failed: no change is accepted until the next mount recovers."""
         if self.read_only is None:
-            self.read_only = f"{error}; unmount, mend the drive and mount again"
+            self.read_only = f"{error}; unmount, mend what failed and mount again"
             logger.error("read-only from now on: %s", self.read_only)

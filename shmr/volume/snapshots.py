@@ -12,9 +12,9 @@ from itertools import count
 
 from shmr.catalog.catalog import Catalog
 from shmr.format.records import Stream
-from shmr.format.rows import Place, Row, Table, encode_number
+from shmr.format.rows import Row, Table, encode_number
 from shmr.log import snapshot
-from shmr.log.store import Segment, SegmentStore
+from shmr.log.store import SegmentStore
 from shmr.units import GIB
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT, Checkpoints
 from shmr.volume.cleaner import Work
@@ -27,25 +27,23 @@ SEGMENTS_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a writer needs to know: the catalog's path, the place it stands at, numbers to use."""
+    """What a writer needs to know: the catalog's path, the segment numbers set aside for it."""
 
     catalog: str
-    place: Place
     first_number: int
     segment_bytes: int
 
 
-Writer = Callable[[Order], list[Segment]]
+Writer = Callable[[Order], snapshot.Snapshot]
 
 
 def inline_writer(catalog: Catalog, store: SegmentStore) -> Writer:
     """Writes on the calling thread: for tools and simulations."""
 
-    def write(order: Order) -> list[Segment]:
+    def write(order: Order) -> snapshot.Snapshot:
         numbers: Iterator[int] = count(order.first_number)
-        rows: Iterator[Row] = catalog.snapshot_rows()
-        made = snapshot.write(store, rows, order.place, numbers, order.segment_bytes)
-        return list(made.segments)
+        with catalog.last_checkpoint() as (place, rows):
+            return snapshot.write(store, rows, place, numbers, order.segment_bytes)
 
     return write
 
@@ -79,19 +77,17 @@ class Snapshots:
         self.running = True
         try:
             self._checkpoints.run()
-            place = context.catalog.place()
-            assert place is not None
             size = context.log.journal_bytes
             # Numbers are set aside generously: rows take less in a snapshot than in the catalog.
-            order = Order(str(context.catalog.path), place, store.next_number, size)
+            order = Order(str(context.catalog.path), store.next_number, size)
             store.next_number += 2 + 2 * context.catalog.size_bytes() // size
-            segments = yield lambda: self._writer(order)
-            for segment in segments:
+            made = yield lambda: self._writer(order)
+            for segment in made.segments:
                 store.segments[segment.number] = segment
             context.apply(
                 [
-                    Row(Table.STATE, SNAPSHOT, encode_number(segments[0].number)),
-                    Row(Table.STATE, JOURNAL_FLOOR, encode_number(place.segment)),
+                    Row(Table.STATE, SNAPSHOT, encode_number(made.segments[0].number)),
+                    Row(Table.STATE, JOURNAL_FLOOR, encode_number(made.place.segment)),
                 ]
             )
             self._checkpoints.run()

@@ -27,6 +27,7 @@ ACCESS = posix_acl.ACCESS
 DEFAULT = posix_acl.DEFAULT
 VALUE_MAX = 64 * KIB
 LIST_MAX = 64 * KIB
+Names = list[bytes]
 
 
 class Xattrs:
@@ -43,11 +44,6 @@ class Xattrs:
             raise Refused(errno.ENODATA)
         return decode_bytes(value)
 
-    def names(self, number: int) -> list[bytes]:
-        """All names, in the order of their bytes."""
-        prefix = key_of(number)
-        return [key[8:] for key, _ in self._catalog.scan(Table.XATTR, prefix, prefix)]
-
     def set(self, number: int, name: bytes, value: bytes) -> None:
         """Raises Refused: E2BIG, ENOSPC (64 KiB of names), EINVAL (an ACL that is none)."""
         self._context.allow(Need.CREATE)
@@ -56,7 +52,7 @@ class Xattrs:
             raise Refused(errno.E2BIG)
         key = key_named(number, _checked(name))
         if self._catalog.get(Table.XATTR, key) is None:
-            taken = sum(len(other) + 1 for other in self.names(number))
+            taken = sum(len(other) + 1 for other in self.list(number))
             if taken + len(name) + 1 > LIST_MAX:
                 raise Refused(errno.ENOSPC)
         inode = inode._replace(ctime_ns=self._context.clock())
@@ -94,6 +90,11 @@ class Xattrs:
             return []
         encoded = encode_bytes(posix_acl.encode(posix_acl.with_mode(access, mode)))
         return [Row(Table.XATTR, key_named(number, ACCESS), encoded)]
+
+    def list(self, number: int) -> Names:
+        """All names, in the order of their bytes."""
+        prefix = key_of(number)
+        return [key[8:] for key, _ in self._catalog.scan(Table.XATTR, prefix, prefix)]
 
     @staticmethod
     def _parsed(value: bytes) -> Acl | None:
