@@ -100,6 +100,7 @@ def mount(mountpoint: str, source: str, options: MountOptions) -> Device:
 def _kind(place: str) -> int:
     """The type bits of the directory to mount on. Raises SetupError."""
     try:
+        os.statvfs(place)  # a dead mount fails here, and not always in the next line
         mode = os.stat(place).st_mode
     except OSError as error:
         if error.errno == errno.ENOTCONN:
@@ -221,9 +222,12 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
 
 
 def is_dead_mount(path: str) -> bool:
-    """Whether a mount is at `path` whose server is gone (ENOTCONN, as after a crash)."""
+    """Whether a mount is at `path` whose server is gone (ENOTCONN, as after a crash).
+
+    Asked with statfs(2): the attributes of a dead mount's root are still in the kernel's cache.
+    """
     try:
-        os.stat(path)
+        os.statvfs(path)
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False

@@ -99,36 +99,44 @@ def _connected(operations: Operations, mounted: Device) -> Iterator[Gate | None]
 
 async def _answer(mounted: Device, gate: Gate | None, status: trio.TaskStatus[None]) -> None:
     """Answer requests until the mount has ended, by whatever cause."""
-    ended = trio.Event()
     failures: list[Exception] = []
+    answered = False
+    ended = trio.Event()
+    leaving = trio.CancelScope(shield=True)
 
-    async def loop() -> None:
+    async def loop(served: trio.CancelScope) -> None:
         with trio.CancelScope(shield=True):
             try:
                 await pyfuse3.main(min_tasks=1, max_tasks=WORKERS)
             except Exception as error:
                 failures.append(error)
             finally:
+                # Nobody answers any more: who waits for an answer is let go.
                 ended.set()
+                served.cancel()
+                leaving.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(loop)
+        nursery.start_soon(loop, nursery.cancel_scope)
         try:
             await _first_answer(mounted)
+            answered = True
             status.started()
             await ended.wait()
         finally:
             if not ended.is_set():
-                with trio.CancelScope(shield=True):
+                with leaving:
                     await _leave(mounted, gate, ended)
     if failures:
         raise failures[0]
+    if not answered:
+        raise SetupError(f"{mounted.mountpoint}: unmounted before it could answer")
 
 
 async def _first_answer(mounted: Device) -> None:
     """Return when the mount has answered a program's request."""
     try:
-        await trio.to_thread.run_sync(os.stat, mounted.mountpoint)
+        await trio.to_thread.run_sync(os.statvfs, mounted.mountpoint, abandon_on_cancel=True)
     except OSError as error:
         message = f"{mounted.mountpoint}: mounted, but does not answer: {error.strerror}"
         raise SetupError(message) from error
@@ -138,10 +146,10 @@ async def _first_answer(mounted: Device) -> None:
 async def _leave(mounted: Device, gate: Gate | None, ended: trio.Event) -> None:
     """Unmount; the requests which that causes are answered meanwhile."""
     try:
-        await trio.to_thread.run_sync(mounted.unmount)
+        await trio.to_thread.run_sync(mounted.unmount, abandon_on_cancel=True)
     except OSError as error:
         logger.warning("%s: %s; taking it out of the tree", mounted.mountpoint, error.strerror)
-        await trio.to_thread.run_sync(_take_away, mounted)
+        await trio.to_thread.run_sync(_take_away, mounted, abandon_on_cancel=True)
     with trio.move_on_after(GRACE_S):
         await ended.wait()
         return
