@@ -1,0 +1,1 @@
+"""Drives: the one seam to the operating system, and the directory that stands for a disk."""

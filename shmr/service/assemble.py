@@ -1,0 +1,202 @@
+"""From a configuration to an open volume: drives opened, locked, identified, recovered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from shmr.catalog import store as catalog_store
+from shmr.config import Config, DriveConfig, PoolConfig
+from shmr.drive.directory import DirectoryDrive
+from shmr.errors import DriveError, SetupError
+from shmr.log.log import Parallel, in_sequence
+from shmr.volume.membership import Membership, PoolDrives, create, identify
+from shmr.volume.volume import MakeWriter, Volume, open_volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Drives:
+    """The opened drives of a configuration; `limits` are their sizes as configured."""
+
+    pools: tuple[PoolDrives, ...]
+    absent: tuple[str, ...]
+    limits: dict[str, int | None]
+
+    def all(self) -> list[DirectoryDrive]:
+        drives = [drive for pool in self.pools for drive in pool.drives]
+        return [drive for drive in drives if isinstance(drive, DirectoryDrive)]
+
+    def close(self) -> None:
+        """Let go of the drives and their locks."""
+        for drive in self.all():
+            drive.close()
+
+
+def open_drives(config: Config, *, degraded: bool) -> Drives:
+    """Open and lock every drive. Raises SetupError with what to do.
+
+    An absent archive drive is left out and named in `absent`; an absent workspace drive too, but
+    only when `degraded`.
+    """
+    pools: list[PoolDrives] = []
+    absent: list[str] = []
+    limits: dict[str, int | None] = {}
+    try:
+        for pool in config.pools:
+            opened: list[DirectoryDrive] = []
+            may_lack = degraded or pool is not config.workspace
+            pools.append(PoolDrives(pool.name, (), pool.scheme.m))
+            for entry in pool.drives:
+                drive = _open_drive(entry, may_lack=may_lack)
+                if drive is None:
+                    absent.append(str(entry.path))
+                    continue
+                opened.append(drive)
+                pools[-1] = PoolDrives(pool.name, tuple(opened), pool.scheme.m)
+                limits[str(entry.path)] = entry.size_bytes
+            if not opened and pool is config.workspace:
+                raise SetupError(f"pool {pool.name!r}: no drive is there; connect them")
+            if not config.same_device:
+                _refuse_shared_disks(pool, opened)
+        found = Drives(tuple(pools), tuple(absent), limits)
+        _lock(found, config)
+        return found
+    except BaseException:
+        Drives(tuple(pools), (), limits).close()
+        raise
+
+
+def _open_drive(entry: DriveConfig, *, may_lack: bool) -> DirectoryDrive | None:
+    try:
+        drive = DirectoryDrive(entry.path, limit_bytes=entry.size_bytes)
+    except DriveError as error:
+        if may_lack:
+            logger.warning("drive %s is missing: %s", entry.path, error)
+            return None
+        raise SetupError(
+            f"drive {entry.path}: {error.cause.strerror}; make the directory, mount its disk or "
+            "correct the config"
+        ) from error
+    if entry.mounted and not drive.is_mount_point():
+        drive.close()
+        if may_lack:
+            logger.warning("drive %s is missing: nothing is mounted there", entry.path)
+            return None
+        raise SetupError(f"drive {entry.path}: nothing is mounted there; mount its disk first")
+    return drive
+
+
+def _refuse_shared_disks(pool: PoolConfig, drives: list[DirectoryDrive]) -> None:
+    seen: dict[int, str] = {}
+    for drive in drives:
+        other = seen.setdefault(drive.device(), drive.label)
+        if other != drive.label:
+            raise SetupError(
+                f"pool {pool.name!r}: {other} and {drive.label} are on one disk, whose loss would "
+                "take both; use different disks, or say `same_device: true` for a trial"
+            )
+
+
+def _lock(drives: Drives, config: Config) -> None:
+    for drive in drives.all():
+        try:
+            held = drive.lock()
+        except DriveError as error:
+            raise SetupError(f"{error}; is the drive writable?") from error
+        if not held:
+            raise SetupError(
+                f"filesystem {config.filesystem!r} is in use: another process holds {drive.label}; "
+                "it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
+            )
+
+
+def create_filesystem(config: Config) -> None:
+    """Make the filesystem on empty drives. Raises SetupError where anything is there."""
+    drives = open_drives(config, degraded=False)
+    try:
+        if drives.absent:
+            raise SetupError(f"drive {drives.absent[0]} is missing; connect it first")
+        _refuse_strangers(drives, config)
+        membership = create(
+            config.filesystem,
+            drives.pools,
+            catalog_exists=catalog_store.exists(config.catalog),
+            random_bytes=os.urandom,
+            clock=time.time_ns,
+        )
+        _open(config, drives, membership, read_only=False, parallel=in_sequence).close()
+    finally:
+        drives.close()
+
+
+def _refuse_strangers(drives: Drives, config: Config) -> None:
+    """A filesystem is only made where there is nothing to lose, also in subdirectories."""
+    for drive in drives.all():
+        if not drive.is_empty():
+            raise SetupError(
+                f"{drive.label}: not empty; a filesystem is only made on empty directories"
+            )
+
+
+def open_filesystem(
+    config: Config,
+    drives: Drives,
+    *,
+    read_only: bool,
+    degraded: bool,
+    parallel: Parallel = in_sequence,
+    make_writer: MakeWriter | None = None,
+) -> Volume:
+    """Identify the drives and open the volume on them; the first time, make it.
+
+    Raises SetupError, DriveError, NoSpace.
+    """
+    fresh = all(drive.is_empty() for drive in drives.all())
+    membership = identify(
+        config.filesystem,
+        drives.pools,
+        catalog_exists=catalog_store.exists(config.catalog),
+        degraded=degraded,
+        read_only=read_only,
+        may_create=fresh and not read_only and not drives.absent,
+        random_bytes=os.urandom,
+        clock=time.time_ns,
+    )
+    for missing in membership.missing:
+        logger.warning("degraded: workspace drive %s is missing", missing)
+    return _open(
+        config,
+        drives,
+        membership,
+        read_only=read_only,
+        parallel=parallel,
+        make_writer=make_writer,
+    )
+
+
+def _open(
+    config: Config,
+    drives: Drives,
+    membership: Membership,
+    *,
+    read_only: bool,
+    parallel: Parallel,
+    make_writer: MakeWriter | None = None,
+) -> Volume:
+    pool = config.workspace
+    return open_volume(
+        membership.filesystem,
+        membership.workspace,
+        Path(config.catalog),
+        clock=time.time_ns,
+        copies=pool.scheme.copies,
+        segment_bytes=pool.segment_size_bytes,
+        read_only=read_only,
+        parallel=parallel,
+        make_writer=make_writer,
+    )

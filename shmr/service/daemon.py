@@ -1,0 +1,175 @@
+"""The daemon's process: logging, memory, the volume, and the mount around it.
+
+Started by `mount`; tells its parent once how it went, and lives until it is unmounted, gets
+SIGTERM or SIGINT. The volume is opened before the mount and closed after it, so that nobody ever
+sees a tree that recovery has not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import trio
+
+from shmr.config import load
+from shmr.errors import ShmrError
+from shmr.fuse.operations import Operations
+from shmr.fuse.options import Atime, MountOptions, parse_options
+from shmr.fuse.session import serve
+from shmr.service import memory
+from shmr.service.assemble import open_drives, open_filesystem
+from shmr.service.committer import Committer
+from shmr.service.maintenance import Maintenance
+from shmr.service.snapshot import child_writer
+from shmr.service.syncing import Syncing
+from shmr.units import MIB
+from shmr.volume.volume import Volume
+
+logger = logging.getLogger("shmr.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to mount where, and how."""
+
+    config: str
+    mountpoint: str
+    options: tuple[str, ...]
+    read_only: bool
+    degraded: bool
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def decode(text: str) -> Order:
+        fields = json.loads(text)
+        return Order(**{**fields, "options": tuple(fields["options"])})
+
+
+Ready = Callable[[], None]
+
+
+def run(order: Order, ready: Ready = lambda: None) -> None:
+    """Mount and serve until the end; `ready` is called when the mount answers.
+
+    Raises SetupError and ShmrError for what kept it from mounting.
+    """
+    memory.keep()
+    config = load(order.config)
+    options = parse_options(order.options, privileged=os.geteuid() == 0)
+    drives = open_drives(config, degraded=order.degraded)
+    syncing = Syncing()
+    try:
+        volume = open_filesystem(
+            config,
+            drives,
+            read_only=order.read_only,
+            degraded=order.degraded,
+            parallel=syncing.parallel,
+            make_writer=lambda store: child_writer(store, drives.limits),
+        )
+        try:
+            for sentence in volume.report:
+                logger.info("recovery: %s", sentence)
+            if volume.read_only:
+                logger.warning("read-only: %s", volume.read_only)
+            trio.run(_serve, volume, order, config.filesystem, options, ready)
+        finally:
+            volume.close()
+            logger.info("closed")
+    finally:
+        syncing.close()
+        drives.close()
+
+
+async def _serve(
+    volume: Volume, order: Order, source: str, options: MountOptions, ready: Ready
+) -> None:
+    committer = Committer(volume)
+    maintenance = Maintenance(volume, committer)
+    operations = Operations(
+        volume,
+        commit=committer.commit,
+        make_room=maintenance.make_room,
+        count_reads=options.atime is not Atime.NEVER,
+    )
+    async with trio.open_nursery() as background:
+        # Handlers wait for these, so they outlive the mount.
+        background.start_soon(committer.run)
+        background.start_soon(maintenance.run)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_signal, nursery.cancel_scope)
+                await nursery.start(serve, operations, order.mountpoint, source, options)
+                logger.info("mounted at %s", order.mountpoint)
+                ready()
+                nursery.start_soon(_end_with, nursery)
+        finally:
+            background.cancel_scope.cancel()
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("%s: unmounting", signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+async def _end_with(nursery: trio.Nursery) -> None:
+    """The signal watcher ends when nothing else is left: the mount was unmounted."""
+    while len(nursery.child_tasks) > 2:
+        await trio.sleep(0.05)
+    nursery.cancel_scope.cancel()
+
+
+def log_to(path: str | None) -> None:
+    """Log to `path`, a MiB at most and three old ones, or to standard error."""
+    handler: logging.Handler = logging.StreamHandler()
+    if path is not None:
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=MIB, backupCount=3, delay=True
+        )
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("shmr").setLevel(logging.INFO)
+
+
+def main(arguments: list[str]) -> int:
+    """The process that `mount` starts: ORDER PIPE MOUNTPOINT LOG."""
+    order, pipe, log = Order.decode(arguments[0]), int(arguments[1]), arguments[3]
+    os.set_inheritable(pipe, False)
+    told = False
+
+    def tell(problem: str | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(pipe, json.dumps({"problem": problem}).encode())
+            os.close(pipe)
+
+    log_to(log)
+    try:
+        run(order, lambda: tell(None))
+    except ShmrError as error:
+        logger.error("%s", error)
+        tell(str(error))
+        return 1
+    except BaseException as error:
+        logger.exception("the daemon ends unexpectedly")
+        tell(f"the daemon failed: {error!r} (see {log})")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
