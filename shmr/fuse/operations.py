@@ -1,9 +1,9 @@
 """The kernel's requests as calls of the volume: translation, and no decision of its own.
 
 Conventions with the kernel
-- A file handle is the inode's number, with two bits above it for what the opener's reads and
-  writes mean (WRITES_DROP, READS_COUNT): nothing has to be remembered per handle. A directory
-  handle is the inode's number.
+- A file handle is the inode's number, with bits above it for what the opener's reads and
+  writes mean (WRITES_DROP, FOREIGN_GROUP, READS_COUNT): nothing has to be remembered per
+  handle. A directory handle is the inode's number.
 - Every reply that names an inode counts as a lookup; the volume learns when all are forgotten.
 - Directory offsets: 1 is after ".", 2 is after "..", and above them the volume's cookies.
 - atime moves where the kernel asks for bytes; what its page cache has, it does not ask for.
@@ -52,8 +52,9 @@ WORKERS = 128
 
 # Bits of a file handle above the inode's number.
 WRITES_DROP = 1 << 62  # writes clear suid and sgid: the opener is not root
+FOREIGN_GROUP = 1 << 60  # and sgid in any case: the opener is not in the file's group
 READS_COUNT = 1 << 61  # reads move atime: it was due when the file was opened
-NUMBER = READS_COUNT - 1
+NUMBER = FOREIGN_GROUP - 1
 
 _ROOT_UID = 0
 _DOT, _DOTDOT = 1, 2
@@ -96,7 +97,7 @@ class Operations(pyfuse3.Operations):
 
     def _told(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """A reply that makes the kernel know `inode`, or know it once more."""
-        entry = entry_of(inode)
+        entry = self._fresh(inode)
         self._lookups.add(inode.number)
         return entry
 
@@ -123,7 +124,7 @@ class Operations(pyfuse3.Operations):
 
     @immediate
     def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return entry_of(self._attributes.get(inode))
+        return self._fresh(self._attributes.get(inode))
 
     @immediate
     def setattr(
@@ -143,14 +144,22 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return entry_of(self._changed(inode, change, ctx.uid))
+        return self._fresh(self._changed(inode, change, ctx))
 
-    def _changed(self, number: int, change: AttributeChange, uid: int) -> Inode:
+    def _fresh(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """A reply that holds only for now if the file is open: what it allocates then changes
+        without the kernel's knowing."""
+        entry = entry_of(inode)
+        if self._handles.is_open(inode.number):
+            entry.attr_timeout = 0
+        return entry
+
+    def _changed(self, number: int, change: AttributeChange, ctx: pyfuse3.RequestContext) -> Inode:
         """Apply `change`, with what it does to suid and sgid."""
         if change == AttributeChange():
             return self._attributes.get(number)
         is_chown = change.uid is not None or change.gid is not None
-        is_truncate = change.size is not None and uid != _ROOT_UID
+        is_truncate = change.size is not None and ctx.uid != _ROOT_UID
         is_flush = change.ctime_ns is not None and change.size is None and change.mode is None
         if not (is_chown or is_truncate or is_flush):
             return self._attributes.set(number, change)
@@ -159,7 +168,8 @@ class Operations(pyfuse3.Operations):
             # The kernel writes back the times of a file it has just unlinked: not worth a row.
             return inode
         if (is_chown or is_truncate) and change.mode is None and not stat.S_ISDIR(inode.mode):
-            mode = without_privileges(inode.mode)
+            member = ctx.uid == _ROOT_UID or _in_group(inode.gid, ctx)
+            mode = without_privileges(inode.mode, member=member)
             if mode != inode.mode:
                 change = dataclasses.replace(change, mode=stat.S_IMODE(mode))
         return self._attributes.set(number, change)
@@ -287,22 +297,28 @@ class Operations(pyfuse3.Operations):
 
     # -- files ----------------------------------------------------------------------------
 
-    def _opened(self, inode: Inode, flags: int, uid: int) -> pyfuse3.FileInfo:
+    def _opened(self, inode: Inode, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         self._handles.opened(inode.number)
         handle = inode.number
-        if self._count_reads and not flags & os.O_NOATIME and needs_atime(inode, time.time_ns()):
+        due = self._count_reads and needs_atime(inode, time.time_ns())
+        if due and not flags & os.O_NOATIME:
             handle |= READS_COUNT
-        if flags & os.O_ACCMODE != os.O_RDONLY and uid != _ROOT_UID:
+        reads_only = flags & os.O_ACCMODE == os.O_RDONLY
+        if not reads_only and ctx.uid != _ROOT_UID:
             handle |= WRITES_DROP
-        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+            if inode.mode & stat.S_ISGID and not _in_group(inode.gid, ctx):
+                handle |= FOREIGN_GROUP
+        # A read that is to move atime must reach us, and not be the page cache's own.
+        keep = not (reads_only and handle & READS_COUNT)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=keep)
 
     @immediate
     def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & os.O_TRUNC:
-            row = self._changed(inode, AttributeChange(size=0), ctx.uid)
+            row = self._changed(inode, AttributeChange(size=0), ctx)
         else:
             row = self._attributes.get(inode)
-        return self._opened(row, flags, ctx.uid)
+        return self._opened(row, flags, ctx)
 
     @immediate
     def create(
@@ -315,7 +331,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         typed = stat.S_IFREG | stat.S_IMODE(mode)
         inode = self._create(parent_inode, name, typed, ctx)
-        return self._opened(inode, flags, ctx.uid), self._told(inode)
+        return self._opened(inode, flags, ctx), self._told(inode)
 
     @waiting
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -346,7 +362,10 @@ class Operations(pyfuse3.Operations):
         number = fh & NUMBER
         self._data.write(number, off, buf)
         if fh & WRITES_DROP:
-            self._attributes.kill_privileges(number)
+            inode = self._attributes.get(number)
+            mode = without_privileges(inode.mode, member=not fh & FOREIGN_GROUP)
+            if mode != inode.mode:
+                self._attributes.set(number, AttributeChange(mode=stat.S_IMODE(mode)))
         return len(buf)
 
     @immediate
@@ -377,9 +396,7 @@ class Operations(pyfuse3.Operations):
     def _drop_foreign_group(self, number: int, ctx: pyfuse3.RequestContext) -> None:
         """Who is not in a file's group may not keep its sgid over a new ACL, as with chmod."""
         inode = self._attributes.get(number)
-        if not inode.mode & stat.S_ISGID or ctx.gid == inode.gid:
-            return
-        if inode.gid not in supplementary_groups(ctx.pid):
+        if inode.mode & stat.S_ISGID and not _in_group(inode.gid, ctx):
             mode = stat.S_IMODE(inode.mode) & ~stat.S_ISGID
             self._attributes.set(number, AttributeChange(mode=mode))
 
@@ -393,6 +410,10 @@ class Operations(pyfuse3.Operations):
     @immediate
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._xattrs.remove(inode, name)
+
+
+def _in_group(gid: int, ctx: pyfuse3.RequestContext) -> bool:
+    return gid == ctx.gid or gid in supplementary_groups(ctx.pid)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:

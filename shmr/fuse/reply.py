@@ -104,14 +104,14 @@ def supplementary_groups(pid: int) -> frozenset[int]:
         return frozenset()
 
 
-def without_privileges(mode: int) -> int:
+def without_privileges(mode: int, *, member: bool) -> int:
     """`mode` as a change of content or owner leaves it: without suid, and without sgid.
 
-    sgid without group execution is no privilege and stays (it once meant mandatory locking), as
-    it does with the kernel's own filesystems.
+    sgid without group execution is no privilege (it once meant mandatory locking): it stays if
+    who makes the change is a `member` of the file's group, as with the kernel's own filesystems.
     """
     mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP or not member else mode
 
 
 def error_number(number: int) -> int:

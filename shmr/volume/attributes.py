@@ -71,16 +71,6 @@ class Attributes:
         self._context.apply(rows)
         return inode
 
-    def kill_privileges(self, number: int) -> Inode:
-        """Clear suid, and sgid where the group may execute, as a write by others must."""
-        inode = self._context.get_inode(number)
-        drop = stat.S_ISUID
-        if inode.mode & stat.S_IXGRP:
-            drop |= stat.S_ISGID
-        if stat.S_ISREG(inode.mode) and inode.mode & drop:
-            inode = self.set(number, AttributeChange(mode=inode.mode & ~drop))
-        return inode
-
     def accessed(self, number: int) -> None:
         """Note a read: relatime, so atime moves once after each change, and once a day."""
         if self._context.read_only:

@@ -28,6 +28,7 @@ DEFAULT = posix_acl.DEFAULT
 VALUE_MAX = 64 * KIB
 LIST_MAX = 64 * KIB
 Names = list[bytes]
+_PREFIXES = (b"user.", b"trusted.", b"security.", b"system.")
 
 
 class Xattrs:
@@ -110,5 +111,7 @@ def _checked(name: bytes) -> bytes:
     if len(name) > NAME_MAX:
         raise Refused(errno.ERANGE)
     if not name:
+        raise Refused(errno.ERANGE)
+    if name in _PREFIXES:
         raise Refused(errno.EINVAL)
     return name

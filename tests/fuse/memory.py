@@ -219,6 +219,9 @@ class MemoryVolume:
     def opened(self, number: int, /) -> None:
         self.open_counts[number] += 1
 
+    def is_open(self, number: int, /) -> bool:
+        return self.open_counts[number] > 0
+
     def closed(self, number: int, /) -> None:
         self.enter("closed")
         self.open_counts[number] -= 1
@@ -251,12 +254,6 @@ class MemoryAttributes:
         if "size" in fields:
             del self._volume.contents.setdefault(number, bytearray())[fields["size"] :]
         return self._volume.replace(number, **fields)
-
-    def kill_privileges(self, number: int, /) -> Inode:
-        self._volume.enter("kill_privileges")
-        mode = self._volume.inode(number).mode
-        drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        return self._volume.replace(number, mode=mode & ~drop)
 
     def accessed(self, number: int, /) -> None:
         self._volume.enter("accessed")
