@@ -162,8 +162,9 @@ def _flags(options: MountOptions) -> int:
 
 def _mount_as_user(place: str, source: str, options: MountOptions) -> int:
     words = [f"fsname={source.replace(',', '_')}", "subtype=shmr", "default_permissions"]
-    words += ["ro" if options.read_only else "rw", options.atime.value]
+    words += ["ro"] if options.read_only else []
     words += [] if options.exec else ["noexec"]
+    words += ["noatime"] if options.atime is Atime.NEVER else []
     words += ["allow_other"] if options.allow_other else []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:

@@ -56,6 +56,9 @@ FOREIGN_GROUP = 1 << 60  # and sgid in any case: the opener is not in the file's
 READS_COUNT = 1 << 61  # reads move atime: it was due when the file was opened
 NUMBER = FOREIGN_GROUP - 1
 
+# How long the kernel may believe the attributes of an open file.
+OPEN_VALID_S = 1.0
+
 _ROOT_UID = 0
 _DOT, _DOTDOT = 1, 2
 _ACCESS_ACL = b"system.posix_acl_access"
@@ -92,12 +95,14 @@ class Operations(pyfuse3.Operations):
         self._count_reads = count_reads
         self._readers = trio.CapacityLimiter(WORKERS)
         self._lookups = LookupCounts()
+        # What the kernel was last told that an open file allocates.
+        self._allocated: dict[int, int] = {}
 
     # -- what the kernel knows ------------------------------------------------------------
 
     def _told(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """A reply that makes the kernel know `inode`, or know it once more."""
-        entry = self._fresh(inode)
+        entry = self._entry(inode)
         self._lookups.add(inode.number)
         return entry
 
@@ -124,7 +129,7 @@ class Operations(pyfuse3.Operations):
 
     @immediate
     def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._fresh(self._attributes.get(inode))
+        return self._entry(self._attributes.get(inode))
 
     @immediate
     def setattr(
@@ -144,15 +149,13 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return self._fresh(self._changed(inode, change, ctx))
+        return self._entry(self._changed(inode, change, ctx))
 
-    def _fresh(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        """A reply that holds only for now if the file is open: what it allocates then changes
-        without the kernel's knowing."""
-        entry = entry_of(inode)
-        if self._handles.is_open(inode.number):
-            entry.attr_timeout = 0
-        return entry
+    def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """A reply with the attributes of `inode`."""
+        if inode.number in self._allocated:
+            self._allocated[inode.number] = inode.allocated
+        return entry_of(inode)
 
     def _changed(self, number: int, change: AttributeChange, ctx: pyfuse3.RequestContext) -> Inode:
         """Apply `change`, with what it does to suid and sgid."""
@@ -299,6 +302,7 @@ class Operations(pyfuse3.Operations):
 
     def _opened(self, inode: Inode, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         self._handles.opened(inode.number)
+        self._allocated.setdefault(inode.number, inode.allocated)
         handle = inode.number
         due = self._count_reads and needs_atime(inode, time.time_ns())
         if due and not flags & os.O_NOATIME:
@@ -374,12 +378,30 @@ class Operations(pyfuse3.Operations):
 
     def _let_go(self, number: int) -> None:
         self._handles.closed(number)
+        if not self._handles.is_open(number):
+            self._allocated.pop(number, None)
         if not self._lookups[number]:
             self._handles.forgotten(number)
 
     @waiting
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._commit()
+        self._tell_allocated(fh & NUMBER)
+
+    def _tell_allocated(self, number: int) -> None:
+        """Have the kernel ask again if an open file allocates other than it was told.
+
+        Bytes that it writes back change that without its knowing (it knows when a file is
+        closed). A short validity instead would cost two requests at each write(2). Notifying
+        from a handler is safe here: attributes alone, and the file is open, so that the kernel
+        waits for nothing of ours.
+        """
+        if self._attributes.get(number).allocated == self._allocated.get(number):
+            return
+        try:
+            pyfuse3.invalidate_inode(number, attr_only=True)
+        except OSError as error:
+            logger.debug("inode %d: %s", number, error)
 
     # -- extended attributes --------------------------------------------------------------
 

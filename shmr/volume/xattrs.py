@@ -28,7 +28,8 @@ DEFAULT = posix_acl.DEFAULT
 VALUE_MAX = 64 * KIB
 LIST_MAX = 64 * KIB
 Names = list[bytes]
-_PREFIXES = (b"user.", b"trusted.", b"security.", b"system.")
+_SPACES = (b"user.", b"trusted.", b"security.")
+_PREFIXES = (*_SPACES, b"system.")
 
 
 class Xattrs:
@@ -114,4 +115,6 @@ def _checked(name: bytes) -> bytes:
         raise Refused(errno.ERANGE)
     if name in _PREFIXES:
         raise Refused(errno.EINVAL)
+    if not name.startswith(_SPACES) and name not in (ACCESS, DEFAULT):
+        raise Refused(errno.EOPNOTSUPP)
     return name

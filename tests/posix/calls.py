@@ -12,6 +12,7 @@ import errno
 import os
 import pickle
 import struct
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -181,3 +182,11 @@ def write_file(path: Path, content: bytes = b"", mode: int = 0o644) -> Path:
     path.write_bytes(content)
     path.chmod(mode)
     return path
+
+
+def is_fuse(place: Path) -> bool:
+    """Whether a FUSE filesystem holds `place`, as the magic number of statfs(2) tells."""
+    words = subprocess.run(
+        ["stat", "--file-system", "--format=%t", str(place)], capture_output=True, check=True
+    )
+    return words.stdout.strip() == b"65735546"

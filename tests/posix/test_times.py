@@ -18,6 +18,7 @@ from tests.posix.calls import (
     UTIME_NOW,
     UTIME_OMIT,
     as_user,
+    is_fuse,
     let_clock_tick,
     refused,
     utimens,
@@ -165,7 +166,10 @@ def test_truncate_to_the_same_size_stamps_the_file(place: Path) -> None:
     path = write_file(place / "file", b"content")
     os.utime(path, ns=(OLD_NS, OLD_NS))
     os.truncate(path, 7)
-    assert os.stat(path).st_mtime_ns > OLD_NS
+    after = os.stat(path)
+    assert after.st_ctime_ns > OLD_NS
+    # With FUSE's writeback cache mtime is the kernel's own, and it moves it only with the size.
+    assert (after.st_mtime_ns > OLD_NS) or is_fuse(place)
 
 
 def test_a_time_set_after_a_write_stays_through_fsync_and_close(place: Path) -> None:
