@@ -1,29 +1,28 @@
-"""The tail of a data segment that a COMMIT speaks of: is it there, on every copy?
+"""The tail of a segment that a COMMIT speaks of: is it there, and on every copy?
 
-Only the tail that was not known synced is read; of a mirror, a copy that a crash left short is
-completed from a whole one.
+Only the tail that was not known synced is read. Of a mirror each frame may be on another copy; a
+copy that a crash left with holes is completed from the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from shmr.drive.seam import DriveFile
 from shmr.errors import DriveError, IntegrityError
-from shmr.format.frame import FrameHeader
-from shmr.format.records import SegmentEnd
+from shmr.format.records import Opening, SegmentEnd
 from shmr.log import walk
 from shmr.log.store import SegmentStore
-from shmr.units import MIB
-
-BEGINNING = SegmentEnd(0, 0, 0)
+from shmr.log.walk import Found
 
 
 def verify_tail(
     store: SegmentStore, known: SegmentEnd | None, claimed: SegmentEnd, *, mend: bool
 ) -> bool:
-    """Do headers and payloads from `known` up to `claimed` verify on at least one copy?
+    """Do headers and payloads from `known` up to `claimed` verify, each on some copy?
 
     `known` is an earlier end of the segment that is durable, or None. With `mend`, copies that
-    are short or bad are completed, and every copy is synced. A segment that does not exist was
+    lack something are completed, and every copy is synced. A segment that does not exist was
     discarded after a later checkpoint was durable (its claim was durable before its first
     frame), so nothing of it is missing. Raises DriveError.
     """
@@ -34,52 +33,91 @@ def verify_tail(
     opening = walk.opening_of(files, store.filesystem, segment.number)
     if opening is None:
         return False
-    first = opening[0]
-    start, chain = first.end, first.header.checksum
-    expected = first.header
-    if known is not None:
-        start, chain = known.end, known.chain
-        expected = first.header._replace(sequence=-1)
-    if (start, chain) == (claimed.end, claimed.chain):
-        whole = list(files)
-    else:
-        whole = [file for file in files if _reaches(file, start, chain, expected, claimed)]
-    if not whole:
+    end = opening[0].end, opening[0].header.checksum
+    for found in _frames(files, opening, known, claimed):
+        end = found.end, found.header.checksum
+        if walk.payload_of(files, found) is None:
+            return False
+    if known is not None and (known.end, known.chain) == (claimed.end, claimed.chain):
+        end = known.end, known.chain
+    if end != (claimed.end, claimed.chain):
         return False
     if mend:
-        _mend(store, claimed, whole[0], [f for f in files if f not in whole], start)
+        _mend(store, opening, known, claimed)
     return True
 
 
-def _reaches(
-    file: DriveFile, start: int, chain: int, expected: FrameHeader, claimed: SegmentEnd
-) -> bool:
-    """Does this copy alone hold every frame from `start` to the claimed end?"""
-    try:
-        for found in walk.walk((file,), start, chain, expected):
-            walk.read_payload(file, found)
+def _frames(
+    files: tuple[DriveFile, ...],
+    opening: tuple[Found, Opening],
+    known: SegmentEnd | None,
+    claimed: SegmentEnd,
+) -> Iterator[Found]:
+    """Headers behind `known` (or the SEGMENT frame) up to `claimed`, as far as they verify."""
+    first = opening[0]
+    start, chain, expected = first.end, first.header.checksum, first.header
+    if known is not None:
+        start, chain, expected = known.end, known.chain, first.header._replace(sequence=-1)
+    if start < claimed.end:
+        for found in walk.walk(files, start, chain, expected):
+            yield found
             if found.end >= claimed.end:
-                return found.end == claimed.end and found.header.checksum == claimed.chain
-    except (IntegrityError, DriveError):
-        return False
-    return False
+                return
 
 
 def _mend(
-    store: SegmentStore, claimed: SegmentEnd, good: DriveFile, bad: list[DriveFile], start: int
+    store: SegmentStore,
+    opening: tuple[Found, Opening],
+    known: SegmentEnd | None,
+    claimed: SegmentEnd,
 ) -> None:
-    """Complete the bad copies from `start` on, then sync all copies."""
+    """Complete the copies that lack something, then sync all of them."""
     segment = store.segments[claimed.segment]
-    copies = store.copies_of(segment.number)
-    for index, copy in zip(segment.drives, copies, strict=False):
-        file = store.drives[index].open(segment.name, end=start)
+    whole = store.copies_of(segment.number)
+    for index in segment.drives:
+        drive = store.drives[index]
+        copy = drive.open(segment.name)
         try:
-            if copy in bad:
-                at = start
-                while at < claimed.end:
-                    block = good.read(at, min(MIB, claimed.end - at))
-                    file.append([block])
-                    at += len(block)
-            file.sync()
+            good = claimed.end
+            if len(segment.drives) > 1:
+                good = _reached(store.filesystem, copy, opening, known, claimed)
+            if good < claimed.end:
+                copy.close()
+                copy = drive.open(segment.name, end=good)
+                base = known if good else None
+                for found in (opening[0], *_frames(whole, opening, base, claimed)):
+                    if found.at >= good:
+                        copy.append([_bytes_of(whole, found)])
+            copy.sync()
         finally:
-            file.close()
+            copy.close()
+
+
+def _reached(
+    filesystem: bytes,
+    copy: DriveFile,
+    opening: tuple[Found, Opening],
+    known: SegmentEnd | None,
+    claimed: SegmentEnd,
+) -> int:
+    """The offset up to which this copy alone holds everything."""
+    if walk.opening_of((copy,), filesystem, claimed.segment) != opening:
+        return 0
+    reached = opening[0].end if known is None else known.end
+    for found in _frames((copy,), opening, known, claimed):
+        if walk.payload_of((copy,), found) is None:
+            break
+        reached = found.end
+    return reached
+
+
+def _bytes_of(files: tuple[DriveFile, ...], found: Found) -> bytes:
+    """The whole frame from a copy on which it verifies."""
+    for file in files:
+        try:
+            if walk.read_header(file, found.at) == found.header:
+                walk.read_payload(file, found)
+                return file.read(found.at, found.end - found.at)
+        except (IntegrityError, DriveError):
+            continue
+    raise IntegrityError(f"segment {found.header.segment} offset {found.at}: no copy verifies")
