@@ -180,11 +180,13 @@ class Namespace:
         checked_name(name)
         directory = self._directory(parent)
         inode = self._context.get_inode(number)
-        if stat.S_ISDIR(inode.mode):
-            raise Refused(errno.EPERM)
         if self._catalog.dentry(parent, name) is not None:
             raise Refused(errno.EEXIST)
-        if directory.links == 0 or inode.links == 0:
+        if directory.links == 0:
+            raise Refused(errno.ENOENT)
+        if stat.S_ISDIR(inode.mode):
+            raise Refused(errno.EPERM)
+        if inode.links == 0:
             raise Refused(errno.ENOENT)
         if inode.links >= LINK_MAX:
             raise Refused(errno.EMLINK)
@@ -270,8 +272,12 @@ class Namespace:
             raise Refused(errno.ENOENT)
         if flags == NOREPLACE and target is not None:
             raise Refused(errno.EEXIST)
+        if flags == EXCHANGE and target is None:
+            raise Refused(errno.ENOENT)
         if stat.S_ISDIR(inode.mode) and self._is_inside(new_parent, inode.number):
             raise Refused(errno.EINVAL)
+        if target is not None and self._is_inside(parent, target.inode):
+            raise Refused(errno.EINVAL if flags == EXCHANGE else errno.ENOTEMPTY)
         if flags == EXCHANGE:
             self._exchange(old_dir, name, source, inode, new_dir, new_name)
             return
@@ -373,8 +379,6 @@ class Namespace:
         target, other = self._named(new_dir.number, new_name)
         if other.number == inode.number:
             return
-        if stat.S_ISDIR(other.mode) and self._is_inside(old_dir.number, other.number):
-            raise Refused(errno.EINVAL)
         now = self._context.clock()
         up, down = stat.S_ISDIR(inode.mode), stat.S_ISDIR(other.mode)
         same = old_dir.number == new_dir.number
