@@ -29,7 +29,8 @@ class Commits:
         assert self.in_flight is None, "one commit at a time"
         context = self._context
         if context.read_only is not None:
-            if context.catalog.batch:
+            # What a failed sync lost is in no batch any more: nothing durable may be claimed.
+            if context.catalog.batch or (context.has_log and context.log.failed):
                 raise Refused(errno.EIO)
             return None
         if context.catalog.batch:

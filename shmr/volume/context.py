@@ -16,7 +16,7 @@ from shmr.catalog.batch import BATCH_MAX_BYTES
 from shmr.catalog.catalog import Catalog
 from shmr.core.reserve import Reserves
 from shmr.errors import DriveError, NoSpace, Refused
-from shmr.format.rows import Inode, Row
+from shmr.format.rows import Extent, Inode, Row
 from shmr.log.log import Log
 from shmr.log.reader import LogReader
 
@@ -101,6 +101,24 @@ class Context:
             # Not through `apply`: a batch is never cut inside an operation.
         number, self._inodes = self._inodes[0], self._inodes[1:]
         return number
+
+    def append_data(
+        self,
+        inode: int,
+        offset: int,
+        payload: bytes | memoryview,
+        *,
+        reserve_bytes: int = 0,
+        moving: bool = False,
+    ) -> list[Extent]:
+        """`Log.append_data`; after a DriveError changes are refused from then on."""
+        try:
+            return self.log.append_data(
+                inode, offset, payload, reserve_bytes=reserve_bytes, moving=moving
+            )
+        except DriveError as error:
+            self.poison(error)
+            raise
 
     def apply(self, rows: Iterable[Row]) -> None:
         """Make the rows of one whole operation true; a batch that grew large is cut behind it."""

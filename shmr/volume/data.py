@@ -80,7 +80,7 @@ class Data:
             touched = list(islice(catalog.extents(number, offset, end), TOUCHED_MAX + 1))
             if len(touched) > TOUCHED_MAX:
                 end = touched.pop().offset
-        new = self._context.log.append_data(
+        new = self._context.append_data(
             number,
             offset,
             payload[: end - offset],

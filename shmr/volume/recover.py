@@ -64,6 +64,12 @@ def recover(
     catalog = _usable_catalog(segments, path, report, in_child)
     start = catalog.place() if catalog else None
     if catalog is not None and start is not None:
+        if not segments.segments:
+            catalog.close()
+            raise SetupError(
+                f"a catalog is at {path}, but the drives hold no segment at all; check that the "
+                "right disks are mounted"
+            )
         if not journal.has(start):
             corrupt = (
                 f"the journal lacks segment {start.segment} offset {start.end}, which the catalog "
@@ -77,7 +83,11 @@ def recover(
         catalog, start = _from_log(segments, journal, path, report)
     if start is None:
         return Recovered(catalog, None, None, report)
-    return _Replay(segments, journal, catalog, start, report, read_only).run()
+    try:
+        return _Replay(segments, journal, catalog, start, report, read_only).run()
+    except BaseException:
+        catalog.close()
+        raise
 
 
 def _usable_catalog(

@@ -10,11 +10,9 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shmr.catalog.catalog import Catalog
-from shmr.catalog.store import exists
 from shmr.core.reserve import reserves, segment_size
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, NoSpace, Refused, SetupError
+from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.rows import ROOT, Inode, Place
 from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
 from shmr.log.reader import LogReader
@@ -122,26 +120,26 @@ def open_volume(
     store.scan()
     limits = reserves(store.segment_bytes, max(store.segment_bytes // 4, JOURNAL_MIN_BYTES))
     reader = LogReader(store)
-    if store.segments or read_only:
-        recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
-    elif exists(catalog):
-        raise SetupError(
-            f"a catalog is at {catalog}, but the drives hold no segment at all; check that the "
-            "right disks are mounted"
-        )
-    else:
-        recovered = Recovered(Catalog(catalog))
+    recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
     why = recovered.corrupt or ("mounted read-only" if read_only else None)
-    log = None if why else _begin_log(store, recovered.place, clock, parallel)
-    context = Context(recovered.catalog, log, reader, clock, limits)
-    context.read_only = why
-    volume = Volume(context, recovered, make_writer)
-    if why is None:
-        if context.catalog.inode(ROOT) is None:
-            context.apply([_root(clock()).row()])
-        volume.handles.free_orphans()
-        volume.checkpoints.run()
-        volume.space.measure()
+    log = None
+    try:
+        log = None if why else _begin_log(store, recovered.place, clock, parallel)
+        context = Context(recovered.catalog, log, reader, clock, limits)
+        context.read_only = why
+        volume = Volume(context, recovered, make_writer)
+        if why is None:
+            if context.catalog.inode(ROOT) is None:
+                context.apply([_root(clock()).row()])
+            volume.handles.free_orphans()
+            volume.checkpoints.run()
+            volume.space.measure()
+    except BaseException:
+        if log is not None:
+            log.close()
+        store.close()
+        recovered.catalog.close()
+        raise
     return volume
 
 
