@@ -17,7 +17,8 @@ import errno
 import functools
 import logging
 import reprlib
-from collections.abc import Awaitable, Callable, Coroutine
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
@@ -31,15 +32,20 @@ logger = logging.getLogger("shmr.fuse")
 ROOM_TRIES = 3
 
 
-class MakesRoom(Protocol):
-    """Whose handlers are guarded: `make_room` frees space, and says whether it could."""
+class Guarded(Protocol):
+    """Whose handlers are guarded.
+
+    `make_room` frees space, and says whether it could. `before_waiting` is called when a handler
+    is about to wait: the loop then lets another worker read the next request.
+    """
 
     make_room: Callable[[], Awaitable[bool]]
+    before_waiting: Callable[[], None]
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=MakesRoom)
+S = TypeVar("S", bound=Guarded)
 
 
 def immediate(
@@ -72,7 +78,7 @@ def waiting(
         tries = 0
         while True:
             try:
-                return await handler(self, *args, **kwargs)
+                return await announced(handler(self, *args, **kwargs), self.before_waiting)
             except NoSpace:
                 pass
             except Exception as error:
@@ -82,10 +88,37 @@ def waiting(
     return guarded
 
 
-async def _room(owner: MakesRoom, name: str, tries: int) -> int:
+@types.coroutine
+def announced(awaited: Awaitable[R], announce: Callable[[], None]) -> Generator[Any, Any, R]:
+    """Await, and call `announce` just before it has to wait, if it has to."""
+    steps = awaited.__await__()
+    try:
+        wanted = next(steps)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    announce()
+    return (yield from _resumed(wanted, steps))
+
+
+def _resumed(wanted: object, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
+    """Go on with `steps`, which has already been asked for its first wish, `wanted`."""
+    while True:
+        try:
+            answer = yield wanted
+        except BaseException as error:
+            step = functools.partial(steps.throw, error)
+        else:
+            step = functools.partial(steps.send, answer)
+        try:
+            wanted = step()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+async def _room(owner: Guarded, name: str, tries: int) -> int:
     """Ask for room; returns how often that was, raises FUSEError(ENOSPC) when it is in vain."""
     try:
-        if tries < ROOM_TRIES and await owner.make_room():
+        if tries < ROOM_TRIES and await announced(owner.make_room(), owner.before_waiting):
             return tries + 1
     except Exception as error:
         raise translated(error, f"make_room for {name}", ()) from None

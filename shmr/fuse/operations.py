@@ -56,9 +56,6 @@ FOREIGN_GROUP = 1 << 60  # and sgid in any case: the opener is not in the file's
 READS_COUNT = 1 << 61  # reads move atime: it was due when the file was opened
 NUMBER = FOREIGN_GROUP - 1
 
-# How long the kernel may believe the attributes of an open file.
-OPEN_VALID_S = 1.0
-
 _ROOT_UID = 0
 _DOT, _DOTDOT = 1, 2
 _ACCESS_ACL = b"system.posix_acl_access"
@@ -84,6 +81,7 @@ class Operations(pyfuse3.Operations):
         """`count_reads`: whether reading moves atime (relatime)."""
         super().__init__()
         self.make_room = make_room
+        self.before_waiting: Callable[[], None] = lambda: None
         self._commit = commit
         self._volume = volume
         self._names = volume.names
@@ -149,7 +147,9 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return self._entry(self._changed(inode, change, ctx))
+        row = self._changed(inode, change, ctx)
+        # The kernel throws the reply away when it merely writes its times back.
+        return entry_of(row) if _is_times_only(change) else self._entry(row)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """A reply with the attributes of `inode`."""
@@ -163,11 +163,11 @@ class Operations(pyfuse3.Operations):
             return self._attributes.get(number)
         is_chown = change.uid is not None or change.gid is not None
         is_truncate = change.size is not None and ctx.uid != _ROOT_UID
-        is_flush = change.ctime_ns is not None and change.size is None and change.mode is None
+        is_flush = _is_times_only(change)
         if not (is_chown or is_truncate or is_flush):
             return self._attributes.set(number, change)
         inode = self._attributes.get(number)
-        if is_flush and inode.links == 0 and change.atime_ns is None and not is_chown:
+        if is_flush and inode.links == 0:
             # The kernel writes back the times of a file it has just unlinked: not worth a row.
             return inode
         if (is_chown or is_truncate) and change.mode is None and not stat.S_ISDIR(inode.mode):
@@ -432,6 +432,12 @@ class Operations(pyfuse3.Operations):
     @immediate
     def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._xattrs.remove(inode, name)
+
+
+def _is_times_only(change: AttributeChange) -> bool:
+    """Whether nothing but mtime and ctime changes: the kernel's own times, written back."""
+    times = AttributeChange(mtime_ns=change.mtime_ns, ctime_ns=change.ctime_ns)
+    return change.ctime_ns is not None and change == times
 
 
 def _in_group(gid: int, ctx: pyfuse3.RequestContext) -> bool:

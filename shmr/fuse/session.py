@@ -81,6 +81,7 @@ def _connected(operations: Operations, mounted: Device) -> Iterator[Gate | None]
             descriptor = negotiation.descriptor
             gate = Gate(descriptor, negotiation.finish)
             module[_HOOK] = gate.wait
+            operations.before_waiting = gate.hand_over
         try:
             pyfuse3.init(operations, f"/dev/fd/{descriptor}", set())
         except RuntimeError as error:

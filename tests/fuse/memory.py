@@ -212,7 +212,8 @@ class MemoryVolume:
         content = self.contents.setdefault(number, bytearray())
         content.extend(bytes(max(0, offset - len(content))))
         content[offset : offset + len(payload)] = payload
-        self.replace(number, size=max(self.inode(number).size, offset + len(payload)))
+        size = max(self.inode(number).size, offset + len(payload))
+        self.replace(number, size=size, allocated=-(-size // 4096) * 4096)
 
     # -- handles --------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import select
 import socket
@@ -10,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,8 +110,6 @@ def test_a_missing_name_is_asked_for_once(mount: Served) -> None:
 
 @pytest.mark.parametrize("flags", [4, 8])
 def test_rename_flags_that_are_not_supported_are_refused(mount: Served, flags: int) -> None:
-    import ctypes
-
     (mount.path / "file").touch()
     old, new = (os.fsencode(mount.path / name) for name in ("file", "other"))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -239,6 +240,14 @@ def test_fsync_of_files_and_directories_commits(mount: Served) -> None:
     assert mount.commits == 3
 
 
+def test_an_open_file_shows_what_it_allocates_once_it_is_synced(mount: Served) -> None:
+    with open(mount.path / "file", "wb", buffering=0) as file:
+        for count in (1, 2, 3):
+            file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+            assert os.fstat(file.fileno()).st_blocks == count << 11
+
+
 def test_files_are_always_ready_for_poll_and_select(mount: Served) -> None:
     with open(mount.path / "file", "wb+") as file:
         assert select.select([file], [file], [], 0)[:2] == ([file], [file])
@@ -316,7 +325,8 @@ def test_whatever_is_raised_the_caller_gets_an_errno_and_the_mount_lives(
 ) -> None:
     (mount.path / "file").write_bytes(b"content")
     descriptor = os.open(mount.path / "file", os.O_RDWR | os.O_DIRECT)
-    steps = {
+    page = mmap.mmap(-1, 4096)  # aligned, as O_DIRECT wants it
+    steps: dict[str, Callable[[], object]] = {
         "lookup": lambda: os.stat(mount.path / "missing"),
         "create": lambda: (mount.path / "made").mkdir(),
         "set": lambda: os.fchmod(descriptor, 0o600),
@@ -324,15 +334,12 @@ def test_whatever_is_raised_the_caller_gets_an_errno_and_the_mount_lives(
         "commit": lambda: os.fsync(descriptor),
         "plan_read": lambda: os.preadv(descriptor, [page], 0),
     }
-    import mmap
-
-    with mmap.mmap(-1, 4096) as page:  # aligned, as O_DIRECT wants it
-        mount.volume.failures[call] = [cause] * 4
-        with pytest.raises(OSError) as caught:
-            steps[call]()
-        mount.volume.failures.clear()
-        assert caught.value.errno == number
-        os.close(descriptor)
+    mount.volume.failures[call] = [cause] * 4
+    with pytest.raises(OSError) as caught:
+        steps[call]()
+    mount.volume.failures.clear()
+    assert caught.value.errno == number
+    os.close(descriptor)
     assert (mount.path / "file").read_bytes() == b"content"
 
 
