@@ -19,7 +19,8 @@ workers in a place that we cannot write, so it always starts as many workers as 
 Measured with `python -m tests.fuse.measure 4000 5` (two cores, a volume in memory, medians;
 server CPU per operation, pyfuse3's own wait -> this gate): create and close 452 -> 128 us (four
 requests), lookup of a missing name 115 -> 40 us (one), unlink 335 -> 105 us (four). Calling a
-parked worker at each request instead of in `hand_over` cost a third more. Waiting outside trio for a client's next request, asleep or busily, was tried and gained nothing.
+parked worker at each request instead of in `hand_over` cost a third more. Waiting outside trio
+for a client's next request, asleep or busily, was tried and gained nothing.
 """
 
 from __future__ import annotations
