@@ -22,6 +22,7 @@ from shmr.catalog import store
 from shmr.catalog.batch import Batch
 from shmr.catalog.checksum import checked, sealed
 from shmr.catalog.derived import HAS_DERIVED, derive
+from shmr.catalog.recent import RecentExtents
 from shmr.errors import IntegrityError
 from shmr.format.records import Drop
 from shmr.format.rows import (
@@ -47,9 +48,13 @@ from shmr.format.rows import (
     split_pair,
 )
 
+_INODE = int(Table.INODE)
+_EXTENT = int(Table.EXTENT)
 _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
 _REBUILD_ROWS = 100_000
+_INODES_KEPT = 8192
+"""Decoded inode rows kept in memory: a parent directory is needed by every request in it."""
 
 
 class Catalog:
@@ -70,6 +75,8 @@ class Catalog:
         """Segment number -> bytes that extents refer to in it."""
         self._live_stored = dict(self.live)
         self._rebuilding = self.place() is None
+        self._inodes: dict[int, Inode] = {}
+        self._recent = RecentExtents()
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -92,12 +99,41 @@ class Catalog:
             yield key, checked(table, key, stored)
 
     def inode(self, number: int) -> Inode | None:
+        inode = self._inodes.get(number)
+        if inode is not None:
+            return inode
         value = self.get(Table.INODE, key_of(number))
-        return None if value is None else decode_inode(number, value)
+        if value is None:
+            return None
+        if len(self._inodes) >= _INODES_KEPT:
+            self._inodes.clear()
+        inode = self._inodes[number] = decode_inode(number, value)
+        return inode
 
     def dentry(self, directory: int, name: bytes) -> Dentry | None:
         value = self.get(Table.DENTRY, key_named(directory, name))
         return None if value is None else decode_dentry(value)
+
+    def extent_at(self, inode: int, offset: int) -> Extent | None:
+        """The extent of `inode` that holds `offset`, if there is one."""
+        recent = self._recent.find(inode, offset)
+        if recent is not None:
+            return recent
+        cursor = self._transaction.cursor(db=self._tables[_EXTENT])
+        target = key_pair(inode, offset)
+        found = cursor.set_range(target)
+        if not (found and cursor.key() == target) and not (
+            cursor.prev() if found else cursor.last()
+        ):
+            return None
+        key, stored = cursor.item()
+        if key[:8] != target[:8]:
+            return None
+        extent = decode_extent(split_pair(key)[1], checked(_EXTENT, key, stored))
+        if extent.end <= offset:
+            return None
+        self._recent.add(inode, extent)
+        return extent
 
     def extents(self, inode: int, start: int, end: int) -> Iterator[Extent]:
         """Extents of `inode` that overlap [start, end), in order."""
@@ -159,9 +195,13 @@ class Catalog:
         handle = self._tables[table]
         transaction = self._transaction
         self.epoch_rows += 1
-        if table in HAS_DERIVED:
+        if table == _INODE:
+            self._inodes.pop(int.from_bytes(key, "big"), None)
+        elif table in HAS_DERIVED:
             old = transaction.get(key, db=handle)
             old = None if old is None else checked(table, key, old)
+            if table == _EXTENT:
+                self._recent.forget(int.from_bytes(key[:8], "big"))
             for derived in derive(table, key, old, value, self.live):
                 self._put(derived)
         if value is None:

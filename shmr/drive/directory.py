@@ -88,8 +88,9 @@ class DirectoryFile:
                 position += len(content)
             return b"".join(parts)
 
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        length = max(0, min(length, self._size - offset))
+    def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
+        if offset + length > self._size:
+            length = max(0, self._size - offset)
         if not length:
             return b""
         if not self._drive.reads_nowait:
@@ -102,7 +103,11 @@ class DirectoryFile:
                 self._drive.reads_nowait = False
             # Nothing else is decided here either: `read` meets a real error again and names it.
             return None
-        return bytes(content) if got == length else None
+        return content if got == length else None
+
+    def prefetch(self, offset: int, length: int) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def sync(self) -> None:
         with self._changing("sync"):

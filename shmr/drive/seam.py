@@ -51,8 +51,11 @@ class DriveFile(Protocol):
         Claimed space that was never appended to reads as zeros.
         """
 
-    def read_cached(self, offset: int, length: int) -> bytes | None:
+    def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
         """Like `read` if that needs no waiting for the device, else None."""
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Tell the device that these bytes will be read soon. May wait a little; never raises."""
 
     def sync(self) -> None:
         """Make everything appended before this call durable (fdatasync)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from shmr.drive.seam import Buffer
 from shmr.format.rows import Inode
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
@@ -67,15 +68,17 @@ class Xattrs(Protocol):
 class ReadPlan(Protocol):
     """A read: `fetch` may run in any thread, the rest in the volume's."""
 
-    def fetch_cached(self) -> bytes | None: ...
+    def fetch_cached(self) -> Buffer | None: ...
 
-    def fetch(self) -> bytes: ...
+    def fetch(self) -> Buffer: ...
 
     def release(self) -> None: ...
 
 
 class Data(Protocol):
     """The contents of regular files."""
+
+    def read_cached(self, number: int, offset: int, size: int, /) -> Buffer | None: ...
 
     def plan_read(self, number: int, offset: int, size: int, /) -> ReadPlan: ...
 

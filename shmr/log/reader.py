@@ -7,20 +7,26 @@ one is reported to the store, whose cleaner moves the segment's data elsewhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from shmr.drive.seam import DriveFile
+from crc32c import crc32c
+
+from shmr.drive.seam import Buffer, DriveFile
 from shmr.errors import DriveError, IntegrityError
 from shmr.format import frame
 from shmr.format.frame import GRANULE, FrameHeader, Kind
 from shmr.format.rows import Extent
+from shmr.log.readahead import LEAST_BYTES, Readahead
 from shmr.log.store import SegmentStore
 from shmr.units import KIB
 
 logger = logging.getLogger(__name__)
 
+Background = Callable[[Callable[[], None]], None]
+"""Runs a call that nobody waits for, in some thread."""
 _HEADERS_MAX = 2048
-_NEAR = 64 * KIB
+_NEAR = 16 * KIB
 """Wanted bytes this near to the header are read together with it, in one call."""
 
 
@@ -40,13 +46,18 @@ class ReadPlan:
         self._files: dict[int, tuple[DriveFile, ...]] = {}
         for piece in pieces:
             at = piece.address
-            if at is not None and at.segment not in self._files:
+            if at is None:
+                continue
+            if at.segment not in self._files:
                 self._files[at.segment] = reader.store.copies_of(at.segment)
                 reader.store.pin(at.segment)
+            if piece.length >= LEAST_BYTES:
+                start = at.frame + at.skip
+                reader.read_ahead(at.segment, start, start + piece.length)
 
-    def fetch_cached(self) -> bytes | None:
+    def fetch_cached(self) -> Buffer | None:
         """The bytes if the page cache has them all, else None. Raises IntegrityError."""
-        parts = []
+        parts: list[Buffer] = []
         for piece in self.pieces:
             part = self._reader.part(self, piece, self._files, cached=True)
             if part is None:
@@ -54,9 +65,9 @@ class ReadPlan:
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def fetch(self) -> bytes:
+    def fetch(self) -> Buffer:
         """The bytes; waits for the drive. Raises IntegrityError, DriveError."""
-        parts = []
+        parts: list[Buffer] = []
         for piece in self.pieces:
             part = self._reader.part(self, piece, self._files, cached=False)
             assert part is not None
@@ -70,15 +81,57 @@ class ReadPlan:
 
 
 class LogReader:
-    """Reads and verifies pieces; remembers verified headers for the next part of a frame."""
+    """Reads and verifies pieces; remembers verified headers for the next part of a frame.
 
-    def __init__(self, store: SegmentStore) -> None:
+    With a `background` it keeps drives a little ahead of streams of reads.
+    """
+
+    def __init__(self, store: SegmentStore, background: Background | None = None) -> None:
         self.store = store
+        self._background = background
+        self._readahead = Readahead()
         self._headers: dict[tuple[int, int], FrameHeader] = {}
 
     def plan(self, inode: int, pieces: Sequence[Extent]) -> ReadPlan:
         """Raises DriveError if no copy of a needed segment can be opened."""
         return ReadPlan(self, inode, pieces)
+
+    def read_cached(self, inode: int, extent: Extent, offset: int, length: int) -> Buffer | None:
+        """Bytes inside one extent if the page cache has them and its header is remembered.
+
+        The short way of the most frequent request; whatever is not plain is left to a plan, which
+        also reports what does not verify. On the volume's thread, so nothing needs a pin.
+        """
+        at = extent.address
+        if at is None:
+            return bytes(length)
+        known = self._headers.get((at.segment, at.frame))
+        if known is None:
+            return None
+        skip = at.skip + offset - extent.offset
+        low = skip - skip % GRANULE
+        high = min(-(-(skip + length) // GRANULE) * GRANULE, at.payload)
+        if length >= LEAST_BYTES:
+            self.read_ahead(at.segment, at.frame + skip, at.frame + skip + length)
+        data = self.store.copies_of(at.segment)[0].read_cached(
+            at.frame + frame.header_size(at.payload) + low, high - low
+        )
+        if data is None or len(data) != high - low:
+            return None
+        view = memoryview(data)
+        table, index = known.table, low // GRANULE
+        for start in range(0, high - low, GRANULE):
+            if crc32c(view[start : start + GRANULE]) != table[index]:
+                return None
+            index += 1
+        return view[skip - low : skip - low + length]
+
+    def read_ahead(self, segment: int, start: int, end: int) -> None:
+        """These bytes of a segment are about to be read: have the next ones fetched."""
+        wanted = self._readahead.note(segment, start, end) if self._background else None
+        if wanted is not None and self._background is not None:
+            file = self.store.copies_of(segment)[0]
+            self._background(partial(file.prefetch, *wanted))
 
     def part(
         self,
@@ -87,7 +140,7 @@ class LogReader:
         files: dict[int, tuple[DriveFile, ...]],
         *,
         cached: bool,
-    ) -> bytes | None:
+    ) -> Buffer | None:
         """The bytes of one piece, verified; None if `cached` and the cache has them not."""
         at = piece.address
         if at is None:
@@ -110,7 +163,7 @@ class LogReader:
             return part
         raise failure or IntegrityError(f"segment {at.segment} is missing")
 
-    def _read(self, inode: int, piece: Extent, file: DriveFile, cached: bool) -> bytes | None:
+    def _read(self, inode: int, piece: Extent, file: DriveFile, cached: bool) -> Buffer | None:
         at = piece.address
         assert at is not None
         read = file.read_cached if cached else file.read
@@ -124,7 +177,7 @@ class LogReader:
             if block is None:
                 return None
             header = self._checked(frame.decode(block), inode, piece)
-            data: bytes | memoryview = memoryview(block)[start - at.frame + low :]
+            data: Buffer = memoryview(block)[start - at.frame + low :]
         else:
             if header is None:
                 first = read(at.frame, start - at.frame)
@@ -139,9 +192,9 @@ class LogReader:
             raise IntegrityError(f"segment {at.segment}: ends before offset {start + high}")
         frame.verify(header, data, low)
         self._remember(key, header)
-        if len(data) == piece.length and isinstance(data, bytes):
+        if len(data) == piece.length:
             return data
-        return bytes(data[at.skip - low : at.skip - low + piece.length])
+        return memoryview(data)[at.skip - low : at.skip - low + piece.length]
 
     def _checked(self, header: FrameHeader, inode: int, piece: Extent) -> FrameHeader:
         """The header is the one that the extent means. Raises IntegrityError."""

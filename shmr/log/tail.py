@@ -1,7 +1,7 @@
 """The tail of a segment that a COMMIT speaks of: is it there, and on every copy?
 
-Only the tail that was not known synced is read. Of a mirror each frame may be on another copy; a
-copy that a crash left with holes is completed from the others.
+Only the tail that was not known synced is read. Of a mirror each frame may be on another copy;
+what a crash left on one only, or in the page cache only, is written to all.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def verify_tail(
 ) -> bool:
     """Do headers and payloads from `known` up to `claimed` verify, each on some copy?
 
-    `known` is an earlier end of the segment that is durable, or None. With `mend`, copies that
-    lack something are completed, and every copy is synced. A segment that does not exist was
+    `known` is an earlier end of the segment that is durable, or None. With `mend`, the tail is
+    written anew to every copy, and synced. A segment that does not exist was
     discarded after a later checkpoint was durable (its claim was durable before its first
     frame), so nothing of it is missing. Raises DriveError.
     """
@@ -71,44 +71,30 @@ def _mend(
     known: SegmentEnd | None,
     claimed: SegmentEnd,
 ) -> None:
-    """Complete the copies that lack something, then sync all of them."""
+    """Write the tail anew to every copy, and sync them.
+
+    Also where it reads well: after a failed sync, bytes that the page cache still shows are clean
+    there and never reach the disk by another sync (see `shmr.log.log`).
+    """
     segment = store.segments[claimed.segment]
     whole = store.copies_of(segment.number)
     for index in segment.drives:
         drive = store.drives[index]
         copy = drive.open(segment.name)
         try:
-            good = claimed.end
-            if len(segment.drives) > 1:
-                good = _reached(store.filesystem, copy, opening, known, claimed)
-            if good < claimed.end:
+            base = known
+            if walk.opening_of((copy,), store.filesystem, segment.number) != opening:
+                base = None
+            start = 0 if base is None else base.end
+            if start < claimed.end:
                 copy.close()
-                copy = drive.open(segment.name, end=good)
-                base = known if good else None
+                copy = drive.open(segment.name, end=start)
                 for found in (opening[0], *_frames(whole, opening, base, claimed)):
-                    if found.at >= good:
+                    if found.at >= start:
                         copy.append([_bytes_of(whole, found)])
             copy.sync()
         finally:
             copy.close()
-
-
-def _reached(
-    filesystem: bytes,
-    copy: DriveFile,
-    opening: tuple[Found, Opening],
-    known: SegmentEnd | None,
-    claimed: SegmentEnd,
-) -> int:
-    """The offset up to which this copy alone holds everything."""
-    if walk.opening_of((copy,), filesystem, claimed.segment) != opening:
-        return 0
-    reached = opening[0].end if known is None else known.end
-    for found in _frames((copy,), opening, known, claimed):
-        if walk.payload_of((copy,), found) is None:
-            break
-        reached = found.end
-    return reached
 
 
 def _bytes_of(files: tuple[DriveFile, ...], found: Found) -> bytes:

@@ -13,6 +13,7 @@ from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.directory import DirectoryDrive
 from shmr.errors import DriveError, SetupError
 from shmr.log.log import Parallel, in_sequence
+from shmr.log.reader import Background
 from shmr.volume.membership import Membership, PoolDrives, create, identify
 from shmr.volume.volume import MakeWriter, Volume, open_volume
 
@@ -162,6 +163,7 @@ def open_filesystem(
     degraded: bool,
     parallel: Parallel = in_sequence,
     make_writer: MakeWriter | None = None,
+    background: Background | None = None,
 ) -> Volume:
     """Identify the drives and open the volume on them; the first time, make it.
 
@@ -187,6 +189,7 @@ def open_filesystem(
         read_only=read_only,
         parallel=parallel,
         make_writer=make_writer,
+        background=background,
     )
 
 
@@ -198,6 +201,7 @@ def _open(
     read_only: bool,
     parallel: Parallel,
     make_writer: MakeWriter | None = None,
+    background: Background | None = None,
 ) -> Volume:
     pool = config.workspace
     return open_volume(
@@ -210,4 +214,5 @@ def _open(
         read_only=read_only,
         parallel=parallel,
         make_writer=make_writer,
+        background=background,
     )

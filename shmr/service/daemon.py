@@ -75,6 +75,7 @@ def run(order: Order, ready: Ready = lambda: None) -> None:
             degraded=order.degraded,
             parallel=syncing.parallel,
             make_writer=lambda store: child_writer(store, drives.limits),
+            background=syncing.background,
         )
         try:
             for sentence in volume.report:

@@ -13,6 +13,7 @@ class Syncing:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
 
     def parallel(self, calls: Sequence[Callable[[], None]]) -> None:
         """Run all of `calls`; raises the first failure when all have ended."""
@@ -28,5 +29,10 @@ class Syncing:
         if failure is not None:
             raise failure
 
+    def background(self, call: Callable[[], None]) -> None:
+        """Run `call`, for which nobody waits, in a thread of its own kind: syncs go first."""
+        self._reading.submit(call)
+
     def close(self) -> None:
+        self._reading.shutdown(cancel_futures=True)
         self._pool.shutdown()

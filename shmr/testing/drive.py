@@ -155,6 +155,9 @@ class SimulatedFile:
         with self._drive.world.guard:
             return self._node.read(offset, length)
 
+    def prefetch(self, offset: int, length: int) -> None:
+        """Nothing: what is read is in memory."""
+
     def sync(self) -> None:
         with self._changing("sync"):
             self._flush("sync")

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from shmr.drive.seam import Buffer
 from shmr.format.rows import ROOT, Inode
 from shmr.testing.content import Summary, windows
 
@@ -41,8 +42,8 @@ Tree = dict[bytes, Entry]
 
 
 class Plan(Protocol):
-    def fetch_cached(self) -> bytes | None: ...
-    def fetch(self) -> bytes: ...
+    def fetch_cached(self) -> Buffer | None: ...
+    def fetch(self) -> Buffer: ...
     def release(self) -> None: ...
 
 

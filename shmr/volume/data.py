@@ -12,6 +12,7 @@ import stat
 from itertools import islice
 
 from shmr.core.extent import replace, tiles
+from shmr.drive.seam import Buffer
 from shmr.errors import Refused
 from shmr.format.rows import SIZE_MAX, Extent, Inode, Reap, Row, extent_removed
 from shmr.log.reader import ReadPlan
@@ -44,6 +45,20 @@ class Data:
         if offset < end:
             pieces = list(tiles(self._catalog.extents(number, offset, end), offset, end))
         return self._context.reader.plan(number, pieces)
+
+    def read_cached(self, number: int, offset: int, size: int) -> Buffer | None:
+        """The bytes that `plan_read` would plan, if they lie in one extent and need no waiting.
+
+        None says nothing but: plan it. Raises Refused as `plan_read` does.
+        """
+        inode = self._regular(number)
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return b""
+        extent = self._catalog.extent_at(number, offset)
+        if extent is None or extent.offset + extent.length < end:
+            return None
+        return self._context.reader.read_cached(number, extent, offset, end - offset)
 
     def _regular(self, number: int) -> Inode:
         inode = self._context.get_inode(number)

@@ -167,7 +167,7 @@ class _Replay:
         self._batches = 0
 
     def run(self) -> Recovered:
-        applied = self._start
+        applied = durable = self._start
         pending: list[_Pending] = []
         metas: list[Meta] = []
         problem: str | None = None
@@ -180,7 +180,7 @@ class _Replay:
                     pending.append(_Pending(metas, commit, entry.place))
                     metas = []
                     while pending and pending[0].place.sequence <= commit.durable_seq:
-                        applied = self._apply(pending.pop(0))
+                        applied = durable = self._apply(pending.pop(0))
         except IntegrityError as error:
             problem = str(error)
         for batch in pending:
@@ -194,7 +194,7 @@ class _Replay:
                 f"or damaged (segment {applied.segment}, offset {applied.end})"
             )
         if problem is None and self._mend:
-            self._make_durable(applied)
+            self._make_durable(durable, applied)
             self._discard_behind(applied)
         elif problem is not None:
             problem += "; the mount is read-only: copy your files out"
@@ -220,10 +220,17 @@ class _Replay:
             for end in batch.commit.ends
         )
 
-    def _make_durable(self, end: Place) -> None:
-        """Sync what was accepted from the page cache of a killed daemon, and even out copies."""
-        for until in self._journal.span(self._start, end):
-            verify_tail(self._segments, None, until, mend=True)
+    def _make_durable(self, durable: Place, end: Place) -> None:
+        """Write and sync what was accepted behind `durable`: a crash may have kept it from disks.
+
+        A place behind the SEGMENT frame is the journal's beginning, and not even that is durable.
+        """
+        known = None
+        if durable.frame:
+            known = SegmentEnd(durable.segment, durable.end, durable.chain)
+        for until in self._journal.span(durable, end):
+            verify_tail(self._segments, known, until, mend=True)
+            known = None
 
     def _discard_behind(self, end: Place) -> None:
         """Journal segments claimed ahead, or begun and torn: nothing durable is in them."""

@@ -15,7 +15,7 @@ from shmr.drive.seam import Drive
 from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.rows import ROOT, Inode, Place
 from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
-from shmr.log.reader import LogReader
+from shmr.log.reader import Background, LogReader
 from shmr.log.store import SegmentStore
 from shmr.volume.attributes import Attributes
 from shmr.volume.checkpoint import Checkpoints
@@ -109,6 +109,7 @@ def open_volume(
     in_child: bool = True,
     parallel: Parallel = in_sequence,
     make_writer: MakeWriter | None = None,
+    background: Background | None = None,
 ) -> Volume:
     """Recover the filesystem on `drives` (the workspace pool) and open it.
 
@@ -119,7 +120,7 @@ def open_volume(
     store.segment_bytes = segment_size(store.total_bytes(), segment_bytes)
     store.scan()
     limits = reserves(store.segment_bytes, max(store.segment_bytes // 4, JOURNAL_MIN_BYTES))
-    reader = LogReader(store)
+    reader = LogReader(store, background)
     recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
     why = recovered.corrupt or ("mounted read-only" if read_only else None)
     log = None

@@ -199,6 +199,10 @@ class MemoryVolume:
 
     # -- data -----------------------------------------------------------------------------
 
+    def read_cached(self, number: int, offset: int, size: int, /) -> bytes | None:
+        """Nothing is plain here: every read is planned."""
+        return None
+
     def plan_read(self, number: int, offset: int, size: int, /) -> MemoryPlan:
         self.enter("plan_read")
         content = self.contents.get(number, bytearray())
