@@ -8,6 +8,7 @@ the same seed and options fail again.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from shmr.errors import DriveError, IntegrityError, NoSpace, Refused, SetupError
 from shmr.testing.audit import audit
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import Fault, PowerCut
-from shmr.testing.model import Model
 from shmr.testing.tree import Tree, differences, tree_of
 from shmr.testing.trial import (
     CATALOG,
@@ -30,7 +30,7 @@ from shmr.testing.trial import (
     scratch,
     tight_limits,
 )
-from shmr.testing.workload import CALLER, Generator, Operation, payload
+from shmr.testing.workload import CALLER, MAINTENANCE, Generator, payload
 from shmr.volume.volume import Volume
 
 DEPTH = 2
@@ -192,6 +192,61 @@ def power_cuts(
             trial.remount(rng.choice(("clean", "kill", "rebuild")))
             trial.volume.close()
     return images.count
+
+
+def faults(seed: int, *, copies: int = 1, count: int = 40, runs: int = 10) -> int:
+    """Repeat one workload, each time with one passing or lasting fault at another operation."""
+    with scratch() as place, tight_limits():
+        trial = Trial(place, seed=seed, copies=copies)
+        with whole(trial, f"faults(seed={seed}, copies={copies}, count={count}) without a fault"):
+            _with_fault(trial, seed, count)
+            changes, reads = trial.world.operations, trial.world.reads
+    rng = random.Random(seed)
+    for run in range(runs):
+        fault = rng.choice(tuple(Fault))
+        number = rng.randrange(reads if fault is Fault.READ else changes)
+        lasting = rng.random() < 0.3
+        shown = f"run {run}: {fault.name} at {number}" + " for good" * lasting
+        with scratch() as place, tight_limits():
+            trial = Trial(place, seed=seed, copies=copies)
+            trial.world.fail(number, fault, persistent=lasting)
+            with whole(trial, f"faults(seed={seed}, copies={copies}, count={count}), {shown}"):
+                _with_fault(trial, seed, count)
+                _recover_after_fault(trial, rng)
+    return runs
+
+
+def _with_fault(trial: Trial, seed: int, count: int) -> None:
+    """The workload, as far as it goes."""
+    try:
+        trial.start()
+    except (DriveError, NoSpace, SetupError):
+        return
+    for operation in Generator(seed).operations(count):
+        if trial.volume.read_only and operation.verb in ("checkpoint", "snapshot", "clean"):
+            continue
+        try:
+            trial.run(operation)
+        except (DriveError, IntegrityError):
+            if operation.verb in MAINTENANCE:
+                trial.states.append(trial.model.copy())
+            elif not trial.survey():
+                break
+        except Refused as error:
+            if not (error.errno == errno.EIO and trial.volume.read_only):
+                raise
+        if trial.volume.log.failed and not trial.volume.read_only:
+            raise Failure(f"the log failed ({trial.volume.log.failed}), changes go on")
+    trial.volume.abandon()
+
+
+def _recover_after_fault(trial: Trial, rng: random.Random) -> None:
+    """The drive works again: what was acknowledged is there, with and without a power cut."""
+    trial.world.plan.heal()
+    catalog = trial.place / CATALOG
+    files = files_of(catalog) if rng.random() < 0.7 else None
+    left = trial.world.kill() if rng.random() < 0.5 else trial.world.reboot(rng)
+    check(trial, left, files, trial.place, rng, 1)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ of the last acknowledged commit, or of any later boundary between two operations
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import tempfile
@@ -227,14 +228,38 @@ class Trial:
         self.states.append(self.model.copy())
         try:
             found = self.on_volume.perform(operation)
-        except (NoSpace, DriveError) as error:
+        except NoSpace:
+            self._undo(*before)
+            return
+        except DriveError:
+            # Whether it happened is open: both states are legal until `survey` has looked.
             self._model_is(*before)
-            if isinstance(error, NoSpace):
-                self.states[-1] = self.model.copy()
-                return
             raise
-        if found != expected:
+        if found == errno.EROFS != expected and self.volume.read_only is not None:
+            self._undo(*before)
+        elif found != expected:
             raise Failure(f"{operation}: expected errno {expected}, found {found}")
+
+    def _undo(self, model: Model, slots: dict[int, int]) -> None:
+        self._model_is(model, slots)
+        self.states[-1] = model.copy()
+
+    def survey(self) -> bool:
+        """After a DriveError: did the operation happen, or not? Never half. False: unreadable."""
+        try:
+            found = tree_of(self.volume)
+        except (IntegrityError, DriveError):
+            return False
+        if found == tree_of(self.model):
+            self.states.append(self.model.copy())
+        elif found == self.tree(self._now):
+            self._model_is(self.states[-1].copy(), self.on_model.slots)
+        else:
+            raise Failure(
+                "after a DriveError the tree is neither as before nor as after:\n"
+                + "\n".join(differences(tree_of(self.model), found)[:20])
+            )
+        return True
 
     def _model_is(self, model: Model, slots: dict[int, int]) -> None:
         self.model = model

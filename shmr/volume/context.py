@@ -120,8 +120,8 @@ class Context:
             self.poison(error)
             raise
 
-    def apply(self, rows: Iterable[Row]) -> None:
-        """Make the rows of one whole operation true; a batch that grew large is cut behind it."""
+    def apply(self, rows: Iterable[Row], *, whole: bool = True) -> None:
+        """Make rows true; a batch that grew large is cut behind the rows of a `whole` operation."""
         try:
             self.catalog.apply(rows)
         except Exception as error:
@@ -129,7 +129,7 @@ class Context:
             # journaled from here on, so the next mount recovers to before this operation.
             self.poison(error)
             raise
-        if self.catalog.batch.size_bytes >= BATCH_MAX_BYTES:
+        if whole and self.catalog.batch.size_bytes >= BATCH_MAX_BYTES:
             try:
                 self.cut()
             except NoSpace:

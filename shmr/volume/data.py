@@ -77,42 +77,45 @@ class Data:
         inode = self._regular(number)
         if offset + len(payload) > SIZE_MAX:
             raise Refused(errno.EFBIG)
+        if not payload:
+            return
         if offset + len(payload) > inode.size:
             self._reaper.finish(number)
-        left = memoryview(payload)
-        while left:
-            taken = self._write_some(number, offset, left)
-            offset += taken
-            left = left[taken:]
+        new = self._context.append_data(
+            number, offset, payload, reserve_bytes=self._context.reserves.data_bytes
+        )
+        end = offset + len(payload)
+        while offset < end:
+            offset = self._point(number, offset, end, new)
 
-    def _write_some(self, number: int, offset: int, payload: memoryview) -> int:
-        """Write as much as changes few enough rows; returns how many bytes that was."""
+    def _point(self, number: int, offset: int, end: int, new: list[Extent]) -> int:
+        """Point the file from `offset` on at `new`, as far as changes few enough rows.
+
+        Returns how far; the batch is not cut before it is all of the write.
+        """
         catalog = self._catalog
         inode = self._regular(number)
-        end = offset + len(payload)
         touched = []
+        step = end
         if offset < inode.size:
             touched = list(islice(catalog.extents(number, offset, end), TOUCHED_MAX + 1))
             if len(touched) > TOUCHED_MAX:
-                end = touched.pop().offset
-        new = self._context.append_data(
-            number,
-            offset,
-            payload[: end - offset],
-            reserve_bytes=self._context.reserves.data_bytes,
-        )
-        gone = replace(touched, offset, end)
+                step = touched.pop().offset
+        gone = replace(touched, offset, step)
         rows = [extent_removed(number, at) for at in gone.removed if at != offset]
         rows += (extent.row(number) for extent in gone.kept)
         if offset > inode.size:
             rows.append(Extent(inode.size, offset - inode.size, None).row(number))
-        rows += (extent.row(number) for extent in new)
+        for extent in new:
+            part = extent.clip(offset, step)
+            if part is not None:
+                rows.append(part.row(number))
         inode = inode._replace(
-            size=max(inode.size, end), allocated=inode.allocated + (end - offset) - gone.freed
+            size=max(inode.size, step), allocated=inode.allocated + (step - offset) - gone.freed
         )
         rows.append(inode.row())
-        self._context.apply(rows)
-        return end - offset
+        self._context.apply(rows, whole=step == end)
+        return step
 
     # -- truncating -------------------------------------------------------------------------
 
