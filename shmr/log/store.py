@@ -195,6 +195,11 @@ class SegmentStore:
             raise failure
         return tuple(files)
 
+    def reopen(self, number: int) -> None:
+        """Forget the open files of a segment whose copies were replaced. Nobody may read them."""
+        for file in self._open.pop(number, ()):
+            file.close()
+
     def pin(self, number: int) -> None:
         """Keep a segment from being discarded while somebody reads it."""
         self._pins[number] = self._pins.get(number, 0) + 1

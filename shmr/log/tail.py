@@ -80,21 +80,29 @@ def _mend(
     whole = store.copies_of(segment.number)
     for index in segment.drives:
         drive = store.drives[index]
+        base = known
         copy = drive.open(segment.name)
         try:
-            base = known
             if walk.opening_of((copy,), store.filesystem, segment.number) != opening:
                 base = None
             start = 0 if base is None else base.end
-            if start < claimed.end:
+            if drive.size(segment.name) < claimed.end:
+                # No crash makes a copy shorter than what was written: it is made anew.
+                copy.close()
+                drive.discard(segment.name)
+                copy = drive.claim(segment.name, max(opening[1].size_bytes, claimed.end))
+                base, start = None, 0
+            elif start < claimed.end:
                 copy.close()
                 copy = drive.open(segment.name, end=start)
+            if start < claimed.end:
                 for found in (opening[0], *_frames(whole, opening, base, claimed)):
                     if found.at >= start:
                         copy.append([_bytes_of(whole, found)])
             copy.sync()
         finally:
             copy.close()
+    store.reopen(segment.number)
 
 
 def _bytes_of(files: tuple[DriveFile, ...], found: Found) -> bytes:

@@ -126,6 +126,8 @@ class Trial:
         self.acknowledged = 0
         """Index of the state that the last successful commit promised to keep."""
         self.done: list[Operation] = []
+        self.in_child = False
+        """Whether doubtful catalogs are examined in a process of its own: needed to bend pages."""
         self._trees: dict[int, Tree] = {}
         self._in_flight: tuple[Any, int] | None = None
         self._synced = False
@@ -141,7 +143,6 @@ class Trial:
         catalog: Path | None = None,
         *,
         drives: Sequence[SimulatedDrive] | None = None,
-        in_child: bool = False,
         read_only: bool = False,
     ) -> Volume:
         """Open what is on `drives`, those of this trial unless others are given."""
@@ -152,7 +153,7 @@ class Trial:
             clock=self.clock,
             copies=self.copies,
             segment_bytes=self.segment_bytes,
-            in_child=in_child,
+            in_child=self.in_child,
             read_only=read_only,
         )
 
@@ -372,7 +373,7 @@ class Trial:
         self._fetch()
         self._end()
 
-    def remount(self, how: str, *, in_child: bool = False) -> None:
+    def remount(self, how: str) -> None:
         """Close or crash, and mount again: "clean", "kill", or "rebuild" (no catalog)."""
         self.clock.tick()
         self.done.append(Operation("remount", (how,)))
@@ -387,7 +388,7 @@ class Trial:
             self.world.observer = observer
         if how == "rebuild":
             shutil.rmtree(self.place / CATALOG, ignore_errors=True)
-        volume = self.mount(in_child=in_child)
+        volume = self.mount()
         index = self.inspect(volume)
         self.settle(index)
         self._take(volume)

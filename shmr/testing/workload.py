@@ -14,8 +14,9 @@ import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from shmr.errors import Refused
+from shmr.errors import IntegrityError, Refused
 from shmr.format.rows import ROOT, Inode
+from shmr.testing.content import windows
 from shmr.units import KIB
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
@@ -73,6 +74,19 @@ class Performer:
             if name:
                 inode = self._on.names.lookup(inode.number, name)
         return inode
+
+    def unreadable(self, path: bytes) -> bool:
+        """Are the bytes of this file refused?"""
+        inode = self.find(path)
+        for offset, length in windows(inode.size):
+            plan = self._on.data.plan_read(inode.number, offset, length)
+            try:
+                plan.fetch()
+            except IntegrityError:
+                return True
+            finally:
+                plan.release()
+        return False
 
     def _parent(self, path: bytes) -> tuple[int, bytes]:
         above, _, name = path.rpartition(b"/")

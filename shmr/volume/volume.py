@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shmr.core.reserve import reserves, segment_size
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, NoSpace, Refused
+from shmr.errors import DriveError, NoSpace, Refused, SetupError
 from shmr.format.rows import ROOT, Inode, Place
 from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
 from shmr.log.reader import Background, LogReader
@@ -81,6 +81,7 @@ class Volume:
             try:
                 self.handles.free_orphans()
                 self.checkpoints.run()
+                self.log.seal()
                 clean = True
             except (DriveError, NoSpace, Refused) as error:
                 self.context.poison(error)
@@ -128,6 +129,8 @@ def open_volume(
         log = None if why else _begin_log(store, recovered.place, clock, parallel)
         context = Context(recovered.catalog, log, reader, clock, limits)
         context.read_only = why
+        if why is not None and context.catalog.inode(ROOT) is None:
+            raise SetupError(f"there is nothing to mount: {why}")
         volume = Volume(context, recovered, make_writer)
         if why is None:
             if context.catalog.inode(ROOT) is None:
