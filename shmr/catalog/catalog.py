@@ -52,6 +52,7 @@ _INODE = int(Table.INODE)
 _EXTENT = int(Table.EXTENT)
 _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
+_NEXT_SEGMENT = b"next_segment"
 _REBUILD_ROWS = 100_000
 _INODES_KEPT = 8192
 """Decoded inode rows kept in memory: a parent directory is needed by every request in it."""
@@ -263,7 +264,12 @@ class Catalog:
         value = self.get(Table.PLACE, _FILESYSTEM)
         return None if value is None else decode_bytes(value)
 
-    def checkpoint(self, filesystem: bytes, place: Place) -> None:
+    def next_segment(self) -> int:
+        """A number that no segment had when the last checkpoint was made, nor any above it."""
+        value = self.get(Table.PLACE, _NEXT_SEGMENT)
+        return 1 if value is None else decode_number(value)
+
+    def checkpoint(self, filesystem: bytes, place: Place, next_segment: int) -> None:
         """Commit the epoch: the journal durably has everything up to `place`."""
         for segment, live in self.live.items():
             if live != self._live_stored.get(segment):
@@ -272,6 +278,7 @@ class Catalog:
             self._put(Row(Table.USAGE, key_of(segment), None))
         self._live_stored = dict(self.live)
         self._put(Row(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem)))
+        self._put(Row(Table.PLACE, _NEXT_SEGMENT, encode_number(next_segment)))
         self._put(Row(Table.PLACE, _PLACE, place.encode()))
         self._rebuilding = False
         self._commit()

@@ -100,7 +100,7 @@ def decode_meta(payload: bytes | memoryview) -> Meta:
 
 
 class SegmentEnd(NamedTuple):
-    """How far a data segment reached when a batch was committed.
+    """How far a segment reaches.
 
     `end` is the offset behind its last frame, `chain` that frame's header checksum.
     """
@@ -108,6 +108,30 @@ class SegmentEnd(NamedTuple):
     segment: int
     end: int
     chain: int
+
+
+class DataEnd(NamedTuple):
+    """How far a data segment reached when a batch was committed, and how much of it was synced.
+
+    `durable_end` and `durable_chain` say the same of the part that was known durable then: only
+    what lies behind it has to be read to know whether the batch is whole. 0, 0 for nothing.
+    """
+
+    segment: int
+    end: int
+    chain: int
+    durable_end: int
+    durable_chain: int
+
+    @property
+    def reached(self) -> SegmentEnd:
+        return SegmentEnd(self.segment, self.end, self.chain)
+
+    @property
+    def durable(self) -> SegmentEnd | None:
+        if not self.durable_end:
+            return None
+        return SegmentEnd(self.segment, self.durable_end, self.durable_chain)
 
 
 class Commit(NamedTuple):
@@ -121,7 +145,7 @@ class Commit(NamedTuple):
     durable_seq: int
     next_segment: int
     time_ns: int
-    ends: tuple[SegmentEnd, ...]
+    ends: tuple[DataEnd, ...]
 
     def encode(self) -> bytes:
         return bytes(msgpack.packb(self))
@@ -132,8 +156,9 @@ def decode_commit(payload: bytes | memoryview) -> Commit:
     expect(list(map(type, fields)) == [int, int, int, list] and min(fields[:3]) >= 0, "COMMIT")
     ends = []
     for end in fields[3]:
-        expect(type(end) is list and list(map(type, end)) == [int] * 3 and min(end) >= 0, "COMMIT")
-        ends.append(SegmentEnd(*end))
+        expect(type(end) is list and list(map(type, end)) == [int] * 5 and min(end) >= 0, "COMMIT")
+        expect(end[3] <= end[1], "COMMIT")
+        ends.append(DataEnd(*end))
     return Commit(fields[0], fields[1], fields[2], tuple(ends))
 
 

@@ -57,6 +57,9 @@ FOREIGN_GROUP = 1 << 60  # and sgid in any case: the opener is not in the file's
 READS_COUNT = 1 << 61  # reads move atime: it was due when the file was opened
 NUMBER = FOREIGN_GROUP - 1
 
+# How long the kernel may believe the attributes of an open file.
+OPEN_VALID_S = 1.0
+
 _ROOT_UID = 0
 _DOT, _DOTDOT = 1, 2
 _ACCESS_ACL = b"system.posix_acl_access"
@@ -95,7 +98,6 @@ class Operations(pyfuse3.Operations):
         self._readers = trio.CapacityLimiter(WORKERS)
         self._lookups = LookupCounts()
         # What the kernel was last told that an open file allocates.
-        self._allocated: dict[int, int] = {}
 
     # -- what the kernel knows ------------------------------------------------------------
 
@@ -153,10 +155,16 @@ class Operations(pyfuse3.Operations):
         return entry_of(row) if _is_times_only(change) else self._entry(row)
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        """A reply with the attributes of `inode`."""
-        if inode.number in self._allocated:
-            self._allocated[inode.number] = inode.allocated
-        return entry_of(inode)
+        """A reply with the attributes of `inode`; of an open file it holds for a second only.
+
+        What an open file allocates changes without the kernel's knowing. Shorter would be dear:
+        the kernel asks for an expired attribute at each write(2), and for the capabilities then
+        too; so would be telling it at each fsync.
+        """
+        entry = entry_of(inode)
+        if self._handles.is_open(inode.number):
+            entry.attr_timeout = OPEN_VALID_S
+        return entry
 
     def _changed(self, number: int, change: AttributeChange, ctx: pyfuse3.RequestContext) -> Inode:
         """Apply `change`, with what it does to suid and sgid."""
@@ -303,7 +311,6 @@ class Operations(pyfuse3.Operations):
 
     def _opened(self, inode: Inode, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         self._handles.opened(inode.number)
-        self._allocated.setdefault(inode.number, inode.allocated)
         handle = inode.number
         due = self._count_reads and needs_atime(inode, time.time_ns())
         if due and not flags & os.O_NOATIME:
@@ -338,7 +345,9 @@ class Operations(pyfuse3.Operations):
         inode = self._create(parent_inode, name, typed, ctx)
         return self._opened(inode, flags, ctx), self._told(inode)
 
-    async def read(self, fh: int, off: int, size: int) -> Buffer:
+    async def read(  # type: ignore[override]  # any buffer will do for a reply
+        self, fh: int, off: int, size: int
+    ) -> Buffer:
         try:
             payload = self._data.read_cached(fh & NUMBER, off, size)
         except Exception:
@@ -390,30 +399,12 @@ class Operations(pyfuse3.Operations):
 
     def _let_go(self, number: int) -> None:
         self._handles.closed(number)
-        if not self._handles.is_open(number):
-            self._allocated.pop(number, None)
         if not self._lookups[number]:
             self._handles.forgotten(number)
 
     @waiting
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._commit()
-        self._tell_allocated(fh & NUMBER)
-
-    def _tell_allocated(self, number: int) -> None:
-        """Have the kernel ask again if an open file allocates other than it was told.
-
-        Bytes that it writes back change that without its knowing (it knows when a file is
-        closed). A short validity instead would cost two requests at each write(2). Notifying
-        from a handler is safe here: attributes alone, and the file is open, so that the kernel
-        waits for nothing of ours.
-        """
-        if self._attributes.get(number).allocated == self._allocated.get(number):
-            return
-        try:
-            pyfuse3.invalidate_inode(number, attr_only=True)
-        except OSError as error:
-            logger.debug("inode %d: %s", number, error)
 
     # -- extended attributes --------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from shmr.errors import DriveError, NoSpace
 from shmr.format.frame import GRANULE, Kind
-from shmr.format.records import Commit, SegmentEnd, Stream
+from shmr.format.records import Commit, DataEnd, Stream
 from shmr.format.rows import Address, Extent, Place
 from shmr.log.segment import SegmentWriter
 from shmr.log.store import Claim, SegmentStore
@@ -37,17 +37,15 @@ def in_sequence(calls: Sequence[Callable[[], None]]) -> None:
 class SyncJob:
     """The syncs that make everything appended so far durable; `run` may wait in any thread."""
 
-    def __init__(
-        self, writers: Sequence[tuple[SegmentWriter, int]], sequence: int, parallel: Parallel
-    ) -> None:
-        self.writers = tuple(writers)
+    def __init__(self, writers: Sequence[SegmentWriter], sequence: int, parallel: Parallel) -> None:
+        self.reached = tuple((writer, writer.end, writer.chain) for writer in writers)
         self.sequence = sequence
         self.error: DriveError | None = None
         self._parallel = parallel
 
     def run(self) -> None:
         try:
-            self._parallel([writer.sync for writer, _ in self.writers])
+            self._parallel([writer.sync for writer, _, _ in self.reached])
         except DriveError as error:
             self.error = error
 
@@ -193,7 +191,10 @@ class Log:
         """
         for payload in payloads:
             self._append_journal(Kind.META, payload)
-        ends = tuple(SegmentEnd(w.number, w.end, w.chain) for w in self._touched.values())
+        ends = tuple(
+            DataEnd(w.number, w.end, w.chain, w.synced, w.synced_chain)
+            for w in self._touched.values()
+        )
         commit = Commit(self.durable_seq, self.store.next_number, self._clock(), ends)
         self._append_journal(Kind.COMMIT, commit.encode())
         self._touched.clear()
@@ -249,16 +250,15 @@ class Log:
             raise self.failed
         if not self._unsynced:
             return None
-        writers = [(writer, writer.end) for writer in self._unsynced.values()]
         self._jobs += 1
-        return SyncJob(writers, self._journal.sequence, self._parallel)
+        return SyncJob(tuple(self._unsynced.values()), self._journal.sequence, self._parallel)
 
     def begin_flush(self) -> SyncJob | None:
         """A job that syncs the open data segments early if much is unsynced, else None."""
         if self.failed:
             return None
         writers = [
-            (w, w.end)
+            w
             for w in (self._data, self._moved)
             if w is not None and w.end - w.synced >= FLUSH_BYTES
         ]
@@ -275,8 +275,9 @@ class Log:
             raise job.error
         if self.failed:
             raise self.failed
-        for writer, end in job.writers:
-            writer.synced = max(writer.synced, end)
+        for writer, end, chain in job.reached:
+            if end > writer.synced:
+                writer.synced, writer.synced_chain = end, chain
             if writer.synced == writer.end and self._unsynced.get(writer.number) is writer:
                 del self._unsynced[writer.number]
                 if writer.full:
@@ -287,6 +288,19 @@ class Log:
                 writer.close()
             self._to_close.clear()
         self.durable_seq = max(self.durable_seq, job.sequence)
+
+    def seal(self) -> None:
+        """At a clean end, with everything durable: give back what open segments did not use.
+
+        Raises DriveError.
+        """
+        for writer in (self._journal, self._data, self._moved):
+            if writer is not None and not writer.full:
+                self._finish(writer)
+        job = self.begin_sync()
+        if job is not None:
+            job.run()
+            self.end_sync(job)
 
     def close(self) -> None:
         """Let go of the files. What is not durable stays so."""

@@ -11,7 +11,7 @@ from shmr.units import KIB, MIB
 
 LEAST_BYTES = 64 * KIB
 """Smaller reads are no stream."""
-WINDOW_BYTES = 8 * MIB
+WINDOW_BYTES = 16 * MIB
 SLACK_BYTES = 2 * MIB
 """Requests of one stream overtake each other by as much."""
 _STREAMS_MAX = 64

@@ -21,7 +21,8 @@ class SegmentWriter:
     """Appends frames to one segment, in order.
 
     `end` is the offset of the next frame, `chain` the checksum of the last header, `last` its
-    offset, `sequence` the number the next frame gets, `synced` the offset known durable.
+    offset, `sequence` the number the next frame gets, `synced` the offset known durable and
+    `synced_chain` the checksum of the last header before it.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SegmentWriter:
         self.chain = opening.previous_chain
         self.sequence = sequence
         self.synced = 0
+        self.synced_chain = 0
         self.full = False
         self._filesystem = filesystem
         self.append(Kind.SEGMENT, 0, 0, opening.encode())

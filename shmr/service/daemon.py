@@ -109,10 +109,17 @@ async def _serve(
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, nursery.cancel_scope)
-                await nursery.start(serve, operations, order.mountpoint, source, options)
+
+                async def mounted(*, task_status: trio.TaskStatus[None]) -> None:
+                    await serve(
+                        operations, order.mountpoint, source, options, task_status=task_status
+                    )
+                    # Unmounted by somebody: no signal is waited for any more.
+                    nursery.cancel_scope.cancel()
+
+                await nursery.start(mounted)
                 logger.info("mounted at %s", order.mountpoint)
                 ready()
-                nursery.start_soon(_end_with, nursery)
         finally:
             background.cancel_scope.cancel()
 
@@ -123,13 +130,6 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             logger.info("%s: unmounting", signal.Signals(number).name)
             scope.cancel()
             return
-
-
-async def _end_with(nursery: trio.Nursery) -> None:
-    """The signal watcher ends when nothing else is left: the mount was unmounted."""
-    while len(nursery.child_tasks) > 2:
-        await trio.sleep(0.05)
-    nursery.cancel_scope.cancel()
 
 
 def log_to(path: str | None) -> None:

@@ -23,6 +23,8 @@ logger = logging.getLogger("shmr.service")
 R = TypeVar("R")
 
 TICK_S = 0.1
+QUIET_TICK_S = 1.0
+"""Between looks while nothing changes: an idle mount should let the machine sleep."""
 REAP_SLICE_S = 0.005
 CLEAN_FREE_SHARE = 0.2
 """Below this share of free space the cleaner takes any victim that wins something."""
@@ -41,7 +43,8 @@ class Maintenance:
     async def run(self) -> None:
         """Until cancelled. A failed drive makes the volume read-only and ends nothing here."""
         while True:
-            await trio.sleep(TICK_S)
+            quiet = not self._volume.catalog.epoch_rows
+            await trio.sleep(QUIET_TICK_S if quiet else TICK_S)
             if self._volume.read_only is not None:
                 continue
             try:

@@ -151,7 +151,7 @@ def _content(data: Data, inode: Inode) -> bytes:
         plan = data.plan_read(inode.number, offset, length)
         try:
             content = plan.fetch_cached()
-            summary.add(plan.fetch() if content is None else content)
+            summary.add(bytes(plan.fetch() if content is None else content))
         finally:
             plan.release()
     return summary.value()

@@ -57,7 +57,8 @@ class Checkpoints:
         """
         context = self._context
         self._commits.now()
-        context.catalog.checkpoint(context.reader.store.filesystem, context.log.place)
+        store = context.reader.store
+        context.catalog.checkpoint(store.filesystem, context.log.place, store.next_number)
         self._last_ns = context.clock()
         self._last_rows = 0
         self.discard_dead()

@@ -64,6 +64,7 @@ def recover(
     catalog = _usable_catalog(segments, path, report, in_child)
     start = catalog.place() if catalog else None
     if catalog is not None and start is not None:
+        segments.next_number = max(segments.next_number, catalog.next_segment())
         if not segments.segments:
             catalog.close()
             raise SetupError(
@@ -208,17 +209,24 @@ class _Replay:
                 self._catalog.replay_drop(drop)
             self._catalog.replay(meta.rows)
         for end in batch.commit.ends:
-            self._ends[end.segment] = end
+            self._ends[end.segment] = end.reached
         self._segments.next_number = max(self._segments.next_number, batch.commit.next_segment)
         self._batches += 1
         return batch.place
 
     def _whole(self, batch: _Pending) -> bool:
-        """Is the data there that this batch's extents point to?"""
-        return all(
-            verify_tail(self._segments, self._ends.get(end.segment), end, mend=self._mend)
-            for end in batch.commit.ends
-        )
+        """Is the data there that this batch's extents point to?
+
+        Read is only what lies behind the part that was known durable: an old byte that went bad
+        since is no reason to take a batch for torn.
+        """
+        for end in batch.commit.ends:
+            known, applied = end.durable, self._ends.get(end.segment)
+            if known is None or (applied is not None and applied.end > known.end):
+                known = applied
+            if not verify_tail(self._segments, known, end.reached, mend=self._mend):
+                return False
+        return True
 
     def _make_durable(self, durable: Place, end: Place) -> None:
         """Write and sync what was accepted behind `durable`: a crash may have kept it from disks.

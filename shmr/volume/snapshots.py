@@ -65,7 +65,11 @@ class Snapshots:
         count = len(store.of_stream(Stream.JOURNAL))
         last = len(store.of_stream(Stream.SNAPSHOT)) * context.log.journal_bytes
         limit = max(min(JOURNAL_BYTES, store.total_bytes() // 16), last)
-        return count > SEGMENTS_MAX or count * context.log.journal_bytes > limit
+        if count > SEGMENTS_MAX or count * context.log.journal_bytes > limit:
+            return True
+        # Short of space: each mount begins a journal segment, and only a snapshot frees them.
+        needed = 2 + 2 * context.catalog.size_bytes() // context.log.journal_bytes
+        return count > needed and store.free_bytes() < context.reserves.create_bytes
 
     def make(self) -> Work[None]:
         """A checkpoint, a snapshot of it, and the end of the journal before it.

@@ -240,14 +240,6 @@ def test_fsync_of_files_and_directories_commits(mount: Served) -> None:
     assert mount.commits == 3
 
 
-def test_an_open_file_shows_what_it_allocates_once_it_is_synced(mount: Served) -> None:
-    with open(mount.path / "file", "wb", buffering=0) as file:
-        for count in (1, 2, 3):
-            file.write(bytes(1 << 20))
-            os.fsync(file.fileno())
-            assert os.fstat(file.fileno()).st_blocks == count << 11
-
-
 def test_files_are_always_ready_for_poll_and_select(mount: Served) -> None:
     with open(mount.path / "file", "wb+") as file:
         assert select.select([file], [file], [], 0)[:2] == ([file], [file])
