@@ -208,6 +208,12 @@ def _workspace(
             "lacks what was written since; take it out of the config"
         )
     block = blocks[id(current[0])]
+    parted = [d.label for d in current if blocks[id(d)].members != block.members]
+    if parted:
+        raise SetupError(
+            f"{current[0].label} and {', '.join(parted)}: each was mounted degraded without the "
+            "other, and their contents differ; take one of them out of the config"
+        )
     ids = tuple(blocks[id(drive)].drive for drive in current)
     missing = tuple(m.hex() for m in block.members if m not in ids)
     if not missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -14,6 +15,8 @@ from tests.crash.worker import KINDS
 from tests.mounted import CHECKOUT, MountedFilesystem, wait_until
 
 PROGRESS_LIMIT_S = 60.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Load:
@@ -119,3 +122,13 @@ def digest_of(top: Path) -> dict[str, str]:
             if path.is_file() and not path.is_symlink():
                 found[str(path.relative_to(top))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def make_durable(top: Path) -> None:
+    """Everything below the mount point `top`: the page cache's pages, then one commit for all."""
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert _libc.syncfs(descriptor) == 0
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,9 +16,7 @@ RECOVERY_LIMIT_S = 10.0
 
 
 @pytest.mark.parametrize("scheme", ["single", "{mirror: 2}"])
-def test_what_was_acknowledged_survives_kill_after_kill(
-    make_filesystem: Make, scheme: str
-) -> None:
+def test_what_was_acknowledged_survives_kill_after_kill(make_filesystem: Make, scheme: str) -> None:
     filesystem = make_filesystem(scheme=scheme)
     load = Load(filesystem, each=1)
     rng = random.Random(7)
