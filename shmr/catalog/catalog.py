@@ -23,7 +23,7 @@ from shmr.catalog.batch import Batch
 from shmr.catalog.checksum import checked, sealed
 from shmr.catalog.derived import HAS_DERIVED, derive
 from shmr.catalog.recent import RecentExtents
-from shmr.errors import IntegrityError
+from shmr.errors import IntegrityError, ShmrError
 from shmr.format.records import Drop
 from shmr.format.rows import (
     TRUTH,
@@ -56,6 +56,13 @@ _NEXT_SEGMENT = b"next_segment"
 _REBUILD_ROWS = 100_000
 _INODES_KEPT = 8192
 """Decoded inode rows kept in memory: a parent directory is needed by every request in it."""
+
+
+class CatalogFailed(ShmrError):
+    """LMDB could not commit: what it shows is older than what was acknowledged.
+
+    Only a new mount, whose recovery brings the catalog up to the journal, goes on from here.
+    """
 
 
 class Catalog:
@@ -172,12 +179,22 @@ class Catalog:
 
     # -- changing ---------------------------------------------------------------------------
 
-    def apply(self, rows: Iterable[Row]) -> None:
-        """Make `rows` true, with what derives from them, and add them to the batch."""
+    def apply(self, rows: Iterable[Row], inodes: Iterable[Inode] = ()) -> None:
+        """Make `rows` true, with what derives from them, and add them to the batch.
+
+        `inodes` are changed inodes, whose rows are added; they stay decoded.
+        """
         add = self.batch.add
         for row in rows:
             self._put(row)
             add(*row)
+        if len(self._inodes) >= _INODES_KEPT:
+            self._inodes.clear()
+        for inode in inodes:
+            row = inode.row()
+            self._put(row)
+            add(*row)
+            self._inodes[inode.number] = inode
 
     def replay(self, rows: Iterable[Row]) -> None:
         """Like `apply`, for rows that the journal already has."""
@@ -284,8 +301,11 @@ class Catalog:
         self._commit()
 
     def _commit(self) -> None:
-        self._transaction.commit()
-        self._transaction = self._environment.begin(write=True)
+        try:
+            self._transaction.commit()
+            self._transaction = self._environment.begin(write=True)
+        except lmdb.Error as error:
+            raise CatalogFailed(f"the catalog at {self.path} cannot be written: {error}") from error
         self.epoch_rows = 0
 
     @contextmanager

@@ -54,7 +54,7 @@ def copy_and_check(path: Path, copy: Path) -> bool:
         with store.open_environment(path, read_only=True) as source:
             if (source.info()["last_pgno"] + 1) * source.stat()["psize"] > data.stat().st_size:
                 return False
-            with open(copy / store.DATA, "wb") as target:
+            with open(copy / store.DATA, "wb", opener=store.private) as target:
                 source.copyfd(target.fileno(), compact=True)
                 target.flush()
                 store.sync_file(target.fileno())

@@ -9,7 +9,9 @@ rows are examined one by one (`shmr.catalog.examine`).
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lmdb
@@ -82,15 +84,43 @@ def _file_digest(path: Path) -> str:
         return f"{value:08x} {file.tell()}\n"
 
 
+def private(path: str, flags: int) -> int:
+    """An opener of files that are for their owner alone, whatever the umask."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def leave_digest(path: Path) -> None:
     """Say what the file is, after a clean close. Durable before it is named."""
     temporary = path / (DIGEST + ".new")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", opener=private) as file:
         file.write(_file_digest(path))
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path / DIGEST)
     _sync_directory(path)
+
+
+def private_copy(path: Path) -> TemporaryDirectory[str]:
+    """A copy of the catalog for a mount that changes nothing, under the same name.
+
+    Lies where temporary files do, and is gone after `cleanup`. Raises SetupError.
+    """
+    place = TemporaryDirectory(prefix="shmr-read-only-", ignore_cleanup_errors=True)
+    copy = Path(place.name, path.name)
+    try:
+        for name in (DATA, DIGEST):
+            if (path / name).exists():
+                copy.mkdir(mode=0o700, exist_ok=True)
+                shutil.copyfile(path / name, copy / name)
+    except OSError as error:
+        place.cleanup()
+        raise SetupError(
+            f"catalog: a read-only mount works on a copy of {path}, and {place.name} does not take "
+            f"it: {error.strerror}; set TMPDIR to where there is room"
+        ) from error
+    return place
 
 
 def take_digest(path: Path) -> bool:

@@ -15,9 +15,11 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from io import TextIOWrapper
 
 import trio
 
+from shmr.catalog.store import private
 from shmr.config import load
 from shmr.errors import ShmrError
 from shmr.fuse.operations import Operations
@@ -132,13 +134,18 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             return
 
 
+class _PrivateLog(logging.handlers.RotatingFileHandler):
+    """Names of files appear in it: for its owner alone, as all else on a drive."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=private)
+
+
 def log_to(path: str | None) -> None:
     """Log to `path`, a MiB at most and three old ones, or to standard error."""
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=MIB, backupCount=3, delay=True
-        )
+        handler = _PrivateLog(path, maxBytes=MIB, backupCount=3, delay=True)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(form))
     logging.getLogger().addHandler(handler)

@@ -386,6 +386,7 @@ class Trial:
             self.volume.abandon()
             self.world = self.world.kill()
             self.world.observer = observer
+        del self.volume
         if how == "rebuild":
             shutil.rmtree(self.place / CATALOG, ignore_errors=True)
         volume = self.mount()

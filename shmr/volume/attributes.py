@@ -67,8 +67,7 @@ class Attributes:
             inode = inode._replace(mtime_ns=clamp_time(change.mtime_ns))
         ctime = now if change.ctime_ns is None else clamp_time(change.ctime_ns)
         inode = inode._replace(ctime_ns=ctime)
-        rows.append(inode.row())
-        self._context.apply(rows)
+        self._context.apply(rows, inode)
         return inode
 
     def accessed(self, number: int) -> None:
@@ -78,7 +77,7 @@ class Attributes:
         inode = self._context.catalog.inode(number)
         now = self._context.clock()
         if inode is not None and needs_atime(inode, now):
-            self._context.apply([inode._replace(atime_ns=now).row()])
+            self._context.apply((), inode._replace(atime_ns=now))
 
 
 DAY_NS = 24 * 3600 * 1_000_000_000

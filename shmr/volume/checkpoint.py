@@ -7,6 +7,7 @@ which nothing lives any more are discarded.
 
 from __future__ import annotations
 
+from shmr.catalog.catalog import CatalogFailed
 from shmr.format.records import Stream
 from shmr.units import GIB, NS_PER_S
 from shmr.volume.commits import Commits
@@ -53,12 +54,17 @@ class Checkpoints:
     def run(self) -> None:
         """Make the catalog durable and discard what nothing needs now.
 
-        Raises DriveError, NoSpace (no room for the residual commit; nothing is lost).
+        Raises DriveError, NoSpace (no room for the residual commit; nothing is lost), and
+        CatalogFailed, after which the volume can only be closed.
         """
         context = self._context
         self._commits.now()
         store = context.reader.store
-        context.catalog.checkpoint(store.filesystem, context.log.place, store.next_number)
+        try:
+            context.catalog.checkpoint(store.filesystem, context.log.place, store.next_number)
+        except CatalogFailed as error:
+            context.poison(error)
+            raise
         self._last_ns = context.clock()
         self._last_rows = 0
         self.discard_dead()

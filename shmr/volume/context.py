@@ -120,10 +120,13 @@ class Context:
             self.poison(error)
             raise
 
-    def apply(self, rows: Iterable[Row], *, whole: bool = True) -> None:
-        """Make rows true; a batch that grew large is cut behind the rows of a `whole` operation."""
+    def apply(self, rows: Iterable[Row], *inodes: Inode, whole: bool = True) -> None:
+        """Make rows and changed inodes true.
+
+        A batch that grew large is cut behind the rows of a `whole` operation.
+        """
         try:
-            self.catalog.apply(rows)
+            self.catalog.apply(rows, inodes)
         except Exception as error:
             # Some of the rows may be applied. The epoch is never committed and the batch never
             # journaled from here on, so the next mount recovers to before this operation.

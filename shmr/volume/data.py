@@ -113,8 +113,7 @@ class Data:
         inode = inode._replace(
             size=max(inode.size, step), allocated=inode.allocated + (step - offset) - gone.freed
         )
-        rows.append(inode.row())
-        self._context.apply(rows, whole=step == end)
+        self._context.apply(rows, inode, whole=step == end)
         return step
 
     # -- truncating -------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class Data:
         """
         self._context.allow(Need.DELETE)
         inode, rows = self.resized(self._context.get_inode(number), size)
-        self._context.apply([*rows, inode.row()])
+        self._context.apply(rows, inode)
         return inode
 
     def resized(self, inode: Inode, size: int) -> tuple[Inode, list[Row]]:

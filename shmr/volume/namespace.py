@@ -54,9 +54,11 @@ class Namespace:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """The inode that `name` in `parent` is. Raises Refused: ENOENT, ENOTDIR, ENAMETOOLONG."""
-        dentry = self._catalog.dentry(parent, checked_name(name))
+        # The name is checked second, as Linux does, and the directory only where it matters.
+        dentry = self._catalog.dentry(parent, name) if len(name) <= NAME_MAX else None
         if dentry is None:
             self._directory(parent)
+            checked_name(name)
             raise Refused(errno.ENOENT)
         inode = self._catalog.inode(dentry.inode)
         if inode is None:
@@ -109,8 +111,8 @@ class Namespace:
         Raises Refused: EEXIST, ENOTDIR, ENOENT (the directory was removed), ENAMETOOLONG, EROFS.
         """
         self._context.allow(Need.CREATE)
-        checked_name(name)
         directory = self._directory(parent)
+        checked_name(name)
         if self._catalog.dentry(parent, name) is not None:
             raise Refused(errno.EEXIST)
         if directory.links == 0:
@@ -151,9 +153,8 @@ class Namespace:
             mtime_ns=now,
             ctime_ns=now,
         )
-        rows += inode.row(), Dentry(number, kind_of(mode), cookie).row(parent, name)
-        rows.append(directory.row())
-        self._context.apply(rows)
+        rows.append(Dentry(number, kind_of(mode), cookie).row(parent, name))
+        self._context.apply(rows, inode, directory)
         return inode
 
     def _inherited(
@@ -177,8 +178,8 @@ class Namespace:
     def link(self, number: int, parent: int, name: bytes) -> Inode:
         """Another name for an inode. Raises Refused: EEXIST, EPERM (a directory), ENOENT."""
         self._context.allow(Need.CREATE)
-        checked_name(name)
         directory = self._directory(parent)
+        checked_name(name)
         inode = self._context.get_inode(number)
         if self._catalog.dentry(parent, name) is not None:
             raise Refused(errno.EEXIST)
@@ -199,7 +200,7 @@ class Namespace:
             mtime_ns=now,
             ctime_ns=now,
         )
-        self._context.apply([inode.row(), dentry.row(parent, name), directory.row()])
+        self._context.apply([dentry.row(parent, name)], inode, directory)
         return inode
 
     # -- removing ---------------------------------------------------------------------------
@@ -212,10 +213,9 @@ class Namespace:
         if stat.S_ISDIR(inode.mode):
             raise Refused(errno.EISDIR)
         now = self._context.clock()
-        rows = [Row(Table.DENTRY, key_named(parent, name), None)]
-        rows.append(self._emptied(directory, now).row())
-        rows += self._unnamed(inode, now)
-        self._context.apply(rows)
+        inode, rows = self._unnamed(inode, now)
+        rows.append(Row(Table.DENTRY, key_named(parent, name), None))
+        self._context.apply(rows, inode, self._emptied(directory, now))
         self._handles.reclaim(inode.number)
 
     def rmdir(self, parent: int, name: bytes) -> None:
@@ -228,10 +228,9 @@ class Namespace:
         if inode.entries:
             raise Refused(errno.ENOTEMPTY)
         now = self._context.clock()
-        rows = [Row(Table.DENTRY, key_named(parent, name), None)]
-        rows.append(self._emptied(directory, now, links=1).row())
-        rows += self._unnamed(inode, now)
-        self._context.apply(rows)
+        inode, rows = self._unnamed(inode, now)
+        rows.append(Row(Table.DENTRY, key_named(parent, name), None))
+        self._context.apply(rows, inode, self._emptied(directory, now, links=1))
         self._handles.reclaim(inode.number)
 
     @staticmethod
@@ -245,13 +244,11 @@ class Namespace:
         )
 
     @staticmethod
-    def _unnamed(inode: Inode, now: int) -> list[Row]:
-        """Rows for an inode that lost a name; without any left it becomes an orphan."""
+    def _unnamed(inode: Inode, now: int) -> tuple[Inode, list[Row]]:
+        """An inode that lost a name, and the row that makes it an orphan if that was its last."""
         links = 0 if stat.S_ISDIR(inode.mode) else inode.links - 1
-        rows = [inode._replace(links=links, ctime_ns=now).row()]
-        if links == 0:
-            rows.append(Row(Table.ORPHAN, key_of(inode.number), b"\x90"))
-        return rows
+        rows = [] if links else [Row(Table.ORPHAN, key_of(inode.number), b"\x90")]
+        return inode._replace(links=links, ctime_ns=now), rows
 
     # -- renaming ---------------------------------------------------------------------------
 
@@ -324,10 +321,8 @@ class Namespace:
         rows = [
             Row(Table.DENTRY, key_named(old_dir.number, name), None),
             dentry.row(new_dir.number, new_name),
-            inode._replace(ctime_ns=now, parent=parent).row(),
-            *(directory.row() for directory in changed),
         ]
-        self._context.apply(rows)
+        self._context.apply(rows, inode._replace(ctime_ns=now, parent=parent), *changed)
 
     def _replace(
         self,
@@ -357,14 +352,13 @@ class Namespace:
                 self._emptied(old_dir, now, links=is_directory),
                 new_dir._replace(mtime_ns=now, ctime_ns=now),
             ]
-        rows = [
+        moved = inode._replace(ctime_ns=now, parent=new_dir.number if is_directory else 0)
+        victim, rows = self._unnamed(victim, now)
+        rows += (
             Row(Table.DENTRY, key_named(old_dir.number, name), None),
             Dentry(inode.number, kind_of(inode.mode), target.cookie).row(new_dir.number, new_name),
-            inode._replace(ctime_ns=now, parent=new_dir.number if is_directory else 0).row(),
-            *(directory.row() for directory in changed),
-            *self._unnamed(victim, now),
-        ]
-        self._context.apply(rows)
+        )
+        self._context.apply(rows, moved, victim, *changed)
         self._handles.reclaim(victim.number)
 
     def _exchange(
@@ -391,11 +385,10 @@ class Namespace:
         rows = [
             Dentry(other.number, target.kind, source.cookie).row(old_dir.number, name),
             Dentry(inode.number, source.kind, target.cookie).row(new_dir.number, new_name),
-            inode._replace(ctime_ns=now, parent=new_dir.number if up else 0).row(),
-            other._replace(ctime_ns=now, parent=old_dir.number if down else 0).row(),
-            *(directory.row() for directory in changed),
         ]
-        self._context.apply(rows)
+        inode = inode._replace(ctime_ns=now, parent=new_dir.number if up else 0)
+        other = other._replace(ctime_ns=now, parent=old_dir.number if down else 0)
+        self._context.apply(rows, inode, other, *changed)
 
 
 def checked_name(name: bytes) -> bytes:

@@ -56,8 +56,8 @@ def recover(
 ) -> Recovered:
     """Bring the catalog at `path` up to the journal's end. The catalog's epoch is not committed.
 
-    With `read_only` no drive is written to. Raises SetupError where nothing can be recovered
-    from, DriveError.
+    With `read_only` no drive is written to, and the catalog is one that may be thrown away.
+    Raises SetupError where nothing can be recovered from, DriveError.
     """
     journal = Journal(segments)
     report: list[str] = []
@@ -81,7 +81,7 @@ def recover(
         if catalog is not None:
             catalog.close()
             catalog_store.set_aside(path)
-        catalog, start = _from_log(segments, journal, path, report)
+        catalog, start = _from_log(segments, journal, path, report, read_only=read_only)
     if start is None:
         return Recovered(catalog, None, None, report)
     try:
@@ -113,7 +113,7 @@ def _usable_catalog(
 
 
 def _from_log(
-    segments: SegmentStore, journal: Journal, path: Path, report: list[str]
+    segments: SegmentStore, journal: Journal, path: Path, report: list[str], *, read_only: bool
 ) -> tuple[Catalog, Place | None]:
     """A new catalog from the newest snapshot that verifies, or empty at the journal's beginning."""
     for found in snapshot.find(segments):
@@ -135,7 +135,8 @@ def _from_log(
     if start is None and not segments.of_stream(Stream.DATA):
         # The very first mount was cut off before anything was durable.
         for number in journal.unreadable:
-            segments.discard(number)
+            if not read_only:
+                segments.discard(number)
         return Catalog(path), None
     if start is None:
         raise SetupError(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from shmr.catalog import store as catalog_store
 from shmr.core.reserve import reserves, segment_size
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, NoSpace, Refused, SetupError
@@ -42,8 +44,11 @@ class Volume:
         context: Context,
         recovered: Recovered,
         make_writer: MakeWriter | None = None,
+        scratch: TemporaryDirectory[str] | None = None,
     ) -> None:
+        """`scratch`: where the catalog is, if it goes when the volume is closed."""
         self.context = context
+        self._scratch = scratch
         self.catalog = context.catalog
         self.report = tuple(recovered.report)
         """What recovery did, in sentences."""
@@ -96,6 +101,8 @@ class Volume:
                 self.context.poison(error)
         self.context.reader.store.close()
         self.catalog.close(clean=clean)
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 def open_volume(
@@ -114,9 +121,12 @@ def open_volume(
 ) -> Volume:
     """Recover the filesystem on `drives` (the workspace pool) and open it.
 
-    `clock` gives nanoseconds since 1970. With `read_only` no drive is written to. Raises
-    SetupError (nothing to recover from), DriveError, NoSpace.
+    `clock` gives nanoseconds since 1970. With `read_only` no drive is written to, nor the catalog:
+    a copy of it is. Raises SetupError (nothing to recover from), DriveError, NoSpace.
     """
+    scratch = catalog_store.private_copy(catalog) if read_only else None
+    if scratch is not None:
+        catalog = Path(scratch.name, catalog.name)
     store = SegmentStore(filesystem, drives, min(copies, len(drives)), 0, clock)
     store.segment_bytes = segment_size(store.total_bytes(), segment_bytes)
     store.scan()
@@ -131,7 +141,7 @@ def open_volume(
         context.read_only = why
         if why is not None and context.catalog.inode(ROOT) is None:
             raise SetupError(f"there is nothing to mount: {why}")
-        volume = Volume(context, recovered, make_writer)
+        volume = Volume(context, recovered, make_writer, scratch)
         if why is None:
             if context.catalog.inode(ROOT) is None:
                 context.apply([_root(clock()).row()])

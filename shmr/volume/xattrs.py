@@ -69,14 +69,14 @@ class Xattrs:
                 inode = inode._replace(mode=inode.mode & ~0o777 | posix_acl.mode_of(parsed))
                 if posix_acl.is_minimal(parsed):
                     stored = None
-        self._context.apply([Row(Table.XATTR, key, stored), inode.row()])
+        self._context.apply([Row(Table.XATTR, key, stored)], inode)
 
     def remove(self, number: int, name: bytes) -> None:
         """Raises Refused(ENODATA)."""
         self._context.allow(Need.DELETE)
         self.get(number, name)
         inode = self._context.get_inode(number)._replace(ctime_ns=self._context.clock())
-        self._context.apply([Row(Table.XATTR, key_named(number, name), None), inode.row()])
+        self._context.apply([Row(Table.XATTR, key_named(number, name), None)], inode)
 
     def acl(self, number: int, name: bytes) -> Acl | None:
         """The ACL `name` (ACCESS or DEFAULT) of an inode, if it has one."""
