@@ -156,6 +156,7 @@ def main(arguments: list[str]) -> int:
     """The process that `mount` starts: ORDER PIPE MOUNTPOINT LOG."""
     order, pipe, log = Order.decode(arguments[0]), int(arguments[1]), arguments[3]
     os.set_inheritable(pipe, False)
+    os.umask(0o077)
     told = False
 
     def tell(problem: str | None) -> None:

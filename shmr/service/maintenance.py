@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import trio
 
+from shmr.catalog.catalog import CatalogFailed
 from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.records import Stream
+from shmr.log.log import FLUSH_BYTES
 from shmr.service.committer import Committer
 from shmr.volume.cleaner import Work
 from shmr.volume.volume import Volume
@@ -25,6 +27,8 @@ R = TypeVar("R")
 TICK_S = 0.1
 QUIET_TICK_S = 1.0
 """Between looks while nothing changes: an idle mount should let the machine sleep."""
+BULK_ROUNDS = 4
+"""Commits before a checkpoint, at most, until little is left to sync while requests wait."""
 REAP_SLICE_S = 0.005
 CLEAN_FREE_SHARE = 0.2
 """Below this share of free space the cleaner takes any victim that wins something."""
@@ -49,6 +53,9 @@ class Maintenance:
                 continue
             try:
                 await self._tick()
+            except CatalogFailed as error:
+                logger.critical("%s; unmounting: free space or mend the disk, mount again", error)
+                raise
             except (DriveError, Refused) as error:
                 logger.error("maintenance: %s", error)
             except Exception:
@@ -72,8 +79,11 @@ class Maintenance:
     # -- steps ------------------------------------------------------------------------------
 
     async def checkpoint(self) -> None:
-        """The bulk as an ordinary commit, then the rest with no operation between."""
-        await self._committer.commit()
+        """The bulk as ordinary commits, then the rest with no operation between."""
+        for _ in range(BULK_ROUNDS):
+            await self._committer.commit()
+            if self._volume.log.unsynced_bytes() < FLUSH_BYTES:
+                break
         async with self._committer.exclusive:
             try:
                 self._volume.checkpoints.run()

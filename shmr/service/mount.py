@@ -45,6 +45,7 @@ def mount(
         run(order)
         return
     log = config.catalog.with_name(config.catalog.name + ".log")
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start(order, log)
 
 

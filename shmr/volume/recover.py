@@ -61,7 +61,7 @@ def recover(
     """
     journal = Journal(segments)
     report: list[str] = []
-    catalog = _usable_catalog(segments, path, report, in_child)
+    catalog = _usable_catalog(segments, path, report, in_child, read_only=read_only)
     start = catalog.place() if catalog else None
     if catalog is not None and start is not None:
         segments.next_number = max(segments.next_number, catalog.next_segment())
@@ -92,7 +92,7 @@ def recover(
 
 
 def _usable_catalog(
-    segments: SegmentStore, path: Path, report: list[str], in_child: bool
+    segments: SegmentStore, path: Path, report: list[str], in_child: bool, *, read_only: bool
 ) -> Catalog | None:
     """The catalog of the last checkpoint, whole and of this filesystem; else it is set aside."""
     if not catalog_store.exists(path):
@@ -108,7 +108,8 @@ def _usable_catalog(
     if catalog is not None:
         catalog.close()
     aside = catalog_store.set_aside(path)
-    report.append(f"the catalog was doubtful and is kept as {aside}; it is rebuilt from the log")
+    where = "not used" if read_only else f"kept as {aside}"
+    report.append(f"the catalog was doubtful and is {where}; it is rebuilt from the log")
     return None
 
 

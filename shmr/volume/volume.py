@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shmr.catalog import store as catalog_store
+from shmr.catalog.catalog import CatalogFailed
 from shmr.core.reserve import reserves, segment_size
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, NoSpace, Refused, SetupError
@@ -88,7 +89,7 @@ class Volume:
                 self.checkpoints.run()
                 self.log.seal()
                 clean = True
-            except (DriveError, NoSpace, Refused) as error:
+            except (CatalogFailed, DriveError, NoSpace, Refused) as error:
                 self.context.poison(error)
         self.abandon(clean=clean)
 
