@@ -58,6 +58,8 @@ def _clear(place: str) -> None:
                 f"{place}: {there.source} is mounted there already; `shmr umount {place}` first"
             )
         device.unmount(place, lazy=True)
+    if os.path.lexists(place) and not os.path.isdir(place):
+        raise SetupError(f"{place}: not a directory; a filesystem is mounted on a directory")
     if not os.path.isdir(place):
         raise SetupError(f"{place}: no such directory; make it first: mkdir -p {place}")
 
