@@ -17,7 +17,6 @@ from shmr.config.values import PoolConfig
 def check_places(
     pools: Sequence[PoolConfig],
     catalog: Path | None,
-    status_file: Path | None,
     problems: Problems,
 ) -> None:
     """Report what lies where it must not. `Path()` stands for a path that was no path."""
@@ -39,16 +38,9 @@ def check_places(
             problems.add(place, f"{path} lies inside {drives[outer][0]} ({outer})")
     if catalog is not None:
         _check_catalog(catalog, drives, problems)
-    if status_file is not None:
-        outer = _enclosing(status_file, [*drives, *([catalog] if catalog else [])])
-        if outer is not None or status_file in drives or status_file == catalog:
-            inside = outer or status_file
-            problems.add("status_file", f"a drive or the catalog is no place for it ({inside})")
 
 
-def _check_catalog(
-    catalog: Path, drives: dict[Path, tuple[str, int]], problems: Problems
-) -> None:
+def _check_catalog(catalog: Path, drives: dict[Path, tuple[str, int]], problems: Problems) -> None:
     if catalog in drives:
         place = drives[catalog][0]
         problems.add("catalog", f"{catalog} is {place}; give it a directory of its own")

@@ -108,7 +108,7 @@ class _Reader:
     # -- the parts of a configuration
 
     def config(self, document: Value, file: Path) -> Config:
-        keys = ("filesystem", "catalog", "same_device", "status_file", "pools")
+        keys = ("filesystem", "catalog", "same_device", "pools")
         fields = self.fields(document, "", keys, required=("filesystem", "pools"))
         items = self.list_of(fields["pools"], "pools", "pool") if "pools" in fields else []
         pools = [self.pool(item, f"pools[{index}]") for index, item in enumerate(items)]
@@ -117,15 +117,13 @@ class _Reader:
         catalog = self.path_of(fields, "catalog", "")
         if catalog is None and workspace and workspace.drives:
             catalog = workspace.drives[0].path / "catalog"
-        status_file = self.path_of(fields, "status_file", "")
-        check_places(pools, catalog, status_file, self.problems)
+        check_places(pools, catalog, self.problems)
         return Config(
             filesystem=self.name(fields, "filesystem", ""),
             catalog=catalog or Path(),
             pools=tuple(sorted(pools, key=lambda pool: pool.priority)),
             path=file,
             same_device=self.truth(fields, "same_device", ""),
-            status_file=status_file,
         )
 
     def pool(self, value: Value, place: str) -> PoolConfig:
@@ -195,9 +193,7 @@ class _Reader:
         where = below(place, "drives")
         items = self.list_of(pool["drives"], where, "drive")
         if 0 < len(items) < scheme.width:
-            self.report(
-                where, f"{scheme} needs {scheme.width} drives or more, found {len(items)}"
-            )
+            self.report(where, f"{scheme} needs {scheme.width} drives or more, found {len(items)}")
         return tuple(
             self.drive(item, f"{where}[{index}]", smallest_bytes)
             for index, item in enumerate(items)

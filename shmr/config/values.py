@@ -75,7 +75,6 @@ class Config:
     """A whole configuration. All paths are absolute; `pools` are in the order of priority.
 
     `path` is the file it came from. `same_device` allows several drives of a pool on one disk.
-    `status_file`, if any, is where the mounted daemon keeps its state for people and monitors.
     """
 
     filesystem: str
@@ -83,7 +82,6 @@ class Config:
     pools: tuple[PoolConfig, ...]
     path: Path
     same_device: bool = False
-    status_file: Path | None = None
 
     @property
     def workspace(self) -> PoolConfig:

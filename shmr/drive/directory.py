@@ -24,7 +24,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from shmr.drive.seam import Buffer, Capacity, Drive
@@ -266,8 +266,14 @@ class DirectoryDrive:
         if self._lock_fd >= 0:
             return True
         with self.telling("lock"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            fd = os.open(LOCK_NAME, flags, 0o600, dir_fd=self._fd)
+            flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            try:
+                fd = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | flags, 0o600, dir_fd=self._fd)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                # Write-protected: it can be read, and nobody else can write it either.
+                fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=self._fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -279,10 +285,10 @@ class DirectoryDrive:
         self._lock_fd = fd
         return True
 
-    def is_empty(self) -> bool:
-        """Whether the directory holds nothing but our lock file and a `lost+found`."""
+    def is_empty(self, *, besides: Collection[str] = ()) -> bool:
+        """Whether the directory holds nothing but our lock file, a `lost+found` and `besides`."""
         with self.telling("names"):
-            return all(entry.name == "lost+found" for entry in self._entries())
+            return all(e.name == "lost+found" or e.name in besides for e in self._entries())
 
     def is_mount_point(self) -> bool:
         """Whether something is mounted at the directory; bind mounts count."""

@@ -29,7 +29,7 @@ from shmr.fuse.reply import error_number
 logger = logging.getLogger("shmr.fuse")
 
 # How often a request that found no space is tried again.
-ROOM_TRIES = 3
+ROOM_TRIES = 16
 
 
 class Guarded(Protocol):

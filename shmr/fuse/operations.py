@@ -22,6 +22,7 @@ no commit; fsync does.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import os
 import stat
@@ -97,6 +98,8 @@ class Operations(pyfuse3.Operations):
         self._count_reads = count_reads
         self._readers = trio.CapacityLimiter(WORKERS)
         self._lookups = LookupCounts()
+        # Inodes that a write failed on: what the kernel believes behind their end is not there.
+        self._unwritten: set[int] = set()
         # What the kernel was last told that an open file allocates.
 
     # -- what the kernel knows ------------------------------------------------------------
@@ -122,6 +125,7 @@ class Operations(pyfuse3.Operations):
         for number, count in inode_list:
             try:
                 if self._lookups.drop(number, count):
+                    self._unwritten.discard(number)
                     self._handles.forgotten(number)
             except Exception:
                 logger.exception("forget of inode %d failed; it is freed by the next mount", number)
@@ -328,6 +332,7 @@ class Operations(pyfuse3.Operations):
     def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & os.O_TRUNC:
             row = self._changed(inode, AttributeChange(size=0), ctx)
+            self._unwritten.discard(inode)
         else:
             row = self._attributes.get(inode)
         return self._opened(row, flags, ctx)
@@ -352,7 +357,7 @@ class Operations(pyfuse3.Operations):
             payload = self._data.read_cached(fh & NUMBER, off, size)
         except Exception:
             payload = None  # met again by the plan, which is guarded
-        if payload is None:
+        if payload is None or (self._unwritten and not payload):
             return await self._read_planned(fh, off, size)
         if fh & READS_COUNT:
             self._note_read(fh & NUMBER)
@@ -361,6 +366,9 @@ class Operations(pyfuse3.Operations):
     @waiting
     async def _read_planned(self, fh: int, off: int, size: int) -> Buffer:
         number = fh & NUMBER
+        if number in self._unwritten and off >= self._attributes.get(number).size:
+            # Zeros would be a lie: a write (or its close or fsync) has failed there.
+            raise Refused(errno.EIO)
         plan = self._data.plan_read(number, off, size)
         try:
             payload = plan.fetch_cached()
@@ -382,8 +390,16 @@ class Operations(pyfuse3.Operations):
         except ShmrError as error:
             logger.debug("atime of inode %d stays: %s", number, error)
 
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        try:
+            return await self._write(fh, off, buf)
+        except pyfuse3.FUSEError:
+            # The kernel took these bytes from a program and keeps the size they make.
+            self._unwritten.add(fh & NUMBER)
+            raise
+
     @immediate
-    def write(self, fh: int, off: int, buf: bytes) -> int:
+    def _write(self, fh: int, off: int, buf: bytes) -> int:
         number = fh & NUMBER
         self._data.write(number, off, buf)
         if fh & WRITES_DROP:

@@ -14,7 +14,7 @@ from shmr.drive.directory import DirectoryDrive
 from shmr.errors import DriveError, SetupError
 from shmr.log.log import Parallel, in_sequence
 from shmr.log.reader import Background
-from shmr.volume.membership import Membership, PoolDrives, create, identify
+from shmr.volume.membership import FIRST_SUPERBLOCK, Membership, PoolDrives, create, identify
 from shmr.volume.volume import MakeWriter, Volume, open_volume
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def open_filesystem(
 
     Raises SetupError, DriveError, NoSpace.
     """
-    fresh = all(drive.is_empty() for drive in drives.all())
+    fresh = all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
     membership = identify(
         config.filesystem,
         drives.pools,

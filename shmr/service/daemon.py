@@ -59,8 +59,10 @@ class Order:
 Ready = Callable[[], None]
 
 
-def run(order: Order, ready: Ready = lambda: None) -> None:
-    """Mount and serve until the end; `ready` is called when the mount answers.
+def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None) -> None:
+    """Mount and serve until the end.
+
+    `opened` is called when the volume is open, `ready` when the mount answers.
 
     Raises SetupError and ShmrError for what kept it from mounting.
     """
@@ -80,6 +82,7 @@ def run(order: Order, ready: Ready = lambda: None) -> None:
             background=syncing.background,
         )
         try:
+            opened()
             for sentence in volume.report:
                 logger.info("recovery: %s", sentence)
             if volume.read_only:
@@ -141,11 +144,31 @@ class _PrivateLog(logging.handlers.RotatingFileHandler):
         return open(self.baseFilename, "a", encoding="utf-8", opener=private)
 
 
-def log_to(path: str | None) -> None:
-    """Log to `path`, a MiB at most and three old ones, or to standard error."""
-    handler: logging.Handler = logging.StreamHandler()
-    if path is not None:
-        handler = _PrivateLog(path, maxBytes=MIB, backupCount=3, delay=True)
+def log_to_terminal() -> None:
+    """Log to standard error: in the foreground."""
+    _attach(logging.StreamHandler())
+
+
+def log_to_file(path: str) -> Callable[[], None]:
+    """Log to `path`, a MiB at most and three old ones, from when what is returned is called.
+
+    Until then messages are held in memory: the file may lie on a drive on which a filesystem is
+    still to be made, and that is only done where nothing is.
+    """
+    held = logging.handlers.MemoryHandler(1_000_000, flushLevel=logging.CRITICAL + 1)
+    _attach(held)
+
+    def begin() -> None:
+        logging.getLogger().removeHandler(held)
+        file = _PrivateLog(path, maxBytes=MIB, backupCount=3)
+        _attach(file)
+        held.setTarget(file)
+        held.close()
+
+    return begin
+
+
+def _attach(handler: logging.Handler) -> None:
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(form))
     logging.getLogger().addHandler(handler)
@@ -166,9 +189,9 @@ def main(arguments: list[str]) -> int:
             os.write(pipe, json.dumps({"problem": problem}).encode())
             os.close(pipe)
 
-    log_to(log)
+    opened = log_to_file(log)
     try:
-        run(order, lambda: tell(None))
+        run(order, lambda: tell(None), opened)
     except ShmrError as error:
         logger.error("%s", error)
         tell(str(error))

@@ -42,7 +42,6 @@ class Maintenance:
         self._volume = volume
         self._committer = committer
         self._making_room = trio.Lock()
-        self._free_at_last_try = -1
 
     async def run(self) -> None:
         """Until cancelled. A failed drive makes the volume read-only and ends nothing here."""
@@ -151,24 +150,24 @@ class Maintenance:
         async with self._making_room:
             if volume.read_only is not None:
                 return False
-            before = volume.log.free_bytes()
-            if before > max(self._free_at_last_try, 0) + volume.log.store.segment_bytes:
-                # Somebody before us in the queue made room already: try with that.
-                self._free_at_last_try = before
-                volume.space.measure()
+            if self._has_room():
+                # Somebody before us in the queue made it.
                 return True
             await self._reap()
             await self.checkpoint()
             cleaned = 0
-            while volume.log.free_bytes() <= before and cleaned < VICTIMS_PER_ROOM:
+            while not self._has_room() and cleaned < VICTIMS_PER_ROOM:
                 if not await self._clean(pressed=True):
                     break
                 cleaned += 1
                 await self.checkpoint()
             volume.space.measure()
-            after = volume.log.free_bytes()
-            self._free_at_last_try = after
-            return after > before
+            return self._has_room()
+
+    def _has_room(self) -> bool:
+        """May data be written now? Then whoever was refused should try again."""
+        log, reserves = self._volume.log, self._volume.context.reserves
+        return log.free_bytes() - log.store.segment_bytes >= reserves.data_bytes
 
     async def _drive(self, work: Work[R]) -> R:
         """Do a piece of work: what may wait in threads, the rest here."""

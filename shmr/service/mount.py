@@ -17,7 +17,7 @@ from shmr.config import load
 from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.fuse.options import parse_options
-from shmr.service.daemon import Order, log_to, run
+from shmr.service.daemon import Order, log_to_terminal, run
 
 
 def mount(
@@ -41,7 +41,7 @@ def mount(
     _clear(place)
     order = Order(str(config_path), place, tuple(words), parsed.read_only, degraded)
     if foreground:
-        log_to(None)
+        log_to_terminal()
         run(order)
         return
     log = config.catalog.with_name(config.catalog.name + ".log")

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, IntegrityError, SetupError
+from shmr.errors import IntegrityError, SetupError
 from shmr.format import superblock
 from shmr.format.superblock import Superblock
 
 _NAME = re.compile(r"superblock-(\d{6})")
 _HARMLESS = {"lost+found"}
+FIRST_SUPERBLOCK = "superblock-000001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def identify(
 
     Raises SetupError with the reason where the drives do not fit together.
     """
+    if may_create and not catalog_exists and _is_half_made(pools):
+        _clear(pools)
     blocks: dict[int, Superblock] = {}
     bare: list[Drive] = []
     for pool in pools:
@@ -155,8 +158,49 @@ def identify(
             f"some drives belong to a filesystem and some have no superblock: {labels}; check that "
             "the right disks are mounted there"
         )
+    _check_features(pools, blocks, read_only=read_only)
     _check(name, pools, blocks)
     return _workspace(pools[0], blocks, degraded=degraded, read_only=read_only, clock=clock)
+
+
+def _is_half_made(pools: Sequence[PoolDrives]) -> bool:
+    """Did a power cut end the making of this filesystem before anything was stored in it?
+
+    Then no drive holds more than the superblock of a beginning, and some not even that.
+    """
+    whole = 0
+    for pool in pools:
+        for drive in pool.drives:
+            if not set(drive.names()) <= {FIRST_SUPERBLOCK, *_HARMLESS}:
+                return False
+            try:
+                whole += read_superblock(drive) is not None
+            except SetupError:
+                continue
+    return whole < sum(len(pool.drives) for pool in pools)
+
+
+def _clear(pools: Sequence[PoolDrives]) -> None:
+    for pool in pools:
+        for drive in pool.drives:
+            if FIRST_SUPERBLOCK in drive.names():
+                drive.discard(FIRST_SUPERBLOCK)
+
+
+def _check_features(
+    pools: Sequence[PoolDrives], blocks: dict[int, Superblock], *, read_only: bool
+) -> None:
+    """No drive uses what this shmr does not know. Before anything else of a superblock counts."""
+    for pool in pools:
+        for drive in pool.drives:
+            block = blocks[id(drive)]
+            if block.incompat & ~superblock.INCOMPAT:
+                raise SetupError(f"{drive.label} was written by a newer shmr; update shmr")
+            if block.ro_compat & ~superblock.RO_COMPAT and not read_only:
+                raise SetupError(
+                    f"{drive.label} was written by a newer shmr and can only be read by this one; "
+                    "update shmr, or mount with --read-only"
+                )
 
 
 def _check(name: str, pools: Sequence[PoolDrives], blocks: dict[int, Superblock]) -> None:
@@ -181,8 +225,6 @@ def _check(name: str, pools: Sequence[PoolDrives], blocks: dict[int, Superblock]
                     f"{drive.label} belongs to pool {block.pool_name.decode()!r}, the config has "
                     f"it in {pool.name!r}"
                 )
-            if block.incompat & ~superblock.INCOMPAT:
-                raise SetupError(f"{drive.label} was written by a newer shmr; update shmr")
             if block.drive in seen:
                 raise SetupError(
                     f"{drive.label} and {seen[block.drive].label} are one drive (or a copy of it)"
@@ -200,6 +242,15 @@ def _workspace(
 ) -> Membership:
     """The members of the workspace that are here and current; all of them, or `degraded`."""
     newest = max(blocks[id(drive)].generation for drive in pool.drives)
+    latest = next(b for d in pool.drives if (b := blocks[id(d)]).generation == newest)
+    for drive in pool.drives:
+        block = blocks[id(drive)]
+        if block.generation < newest and block.drive in latest.members:
+            # A degraded mount was cut off between the superblocks of two survivors.
+            raised = block._replace(generation=newest, members=latest.members)
+            blocks[id(drive)] = raised
+            if not read_only:
+                write_superblock(drive, raised)
     current = tuple(d for d in pool.drives if blocks[id(d)].generation == newest)
     stale = [d.label for d in pool.drives if blocks[id(d)].generation < newest]
     if stale:
@@ -234,15 +285,3 @@ def _workspace(
             raised = old._replace(generation=newest + 1, members=ids, created_ns=clock())
             write_superblock(drive, raised)
     return Membership(block.filesystem, current, ids, created=False, missing=missing)
-
-
-def readable(drives: Sequence[Drive]) -> tuple[list[Drive], list[str]]:
-    """Drives that answer, and what is wrong with the others."""
-    good, problems = [], []
-    for drive in drives:
-        try:
-            drive.names()
-            good.append(drive)
-        except DriveError as error:
-            problems.append(str(error))
-    return good, problems

@@ -19,7 +19,6 @@ SOURCE = "/etc/shmr/media.yaml"
 WHOLE = """
 filesystem: media
 catalog: /mnt/ssd0-1/catalog
-status_file: /run/shmr/media.json
 pools:
   - name: smr0
     priority: 10
@@ -77,7 +76,6 @@ def test_a_whole_configuration_says_what_it_says() -> None:
     whole = config(WHOLE)
     assert (whole.filesystem, whole.path) == ("media", Path(SOURCE))
     assert whole.catalog == Path("/mnt/ssd0-1/catalog")
-    assert whole.status_file == Path("/run/shmr/media.json")
     assert whole.same_device is False
     workspace, archive = whole.pools
     assert whole.workspace is workspace
@@ -97,7 +95,6 @@ def test_a_whole_configuration_says_what_it_says() -> None:
 def test_what_is_left_out_has_a_default() -> None:
     small = config(one_pool())
     assert small.catalog == Path("/mnt/a/catalog")
-    assert small.status_file is None
     assert small.workspace.segment_size_bytes is None
     assert small.workspace.zone_size_bytes == 256 * MIB
 
@@ -228,7 +225,6 @@ pools:
         ("catalog: /mnt/b\n" + one_pool(), "catalog: /mnt/b is pools[0].drives[1]"),
         ("catalog: /mnt\n" + one_pool(), "pools[0].drives[0]: /mnt/a lies inside the catalog"),
         ("catalog: /mnt/c/x\n" + two_pools(), "catalog: /mnt/c/x lies inside pools[1].drives[0]"),
-        ("status_file: /mnt/a/s\n" + one_pool(), "status_file: a drive or the catalog"),
         ("same_device: 2\n" + one_pool(), "same_device: expected true or false, found '2'"),
         ("catalog:\n" + one_pool(), "catalog: expected a path, found nothing"),
         ("catalog: /a\ncatalog: /b\n" + one_pool(), "catalog: given twice (lines 1 and 2)"),

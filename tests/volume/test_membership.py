@@ -1,0 +1,141 @@
+"""Who belongs to a filesystem: what is made, what is refused, and what a crash leaves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from shmr.drive.seam import Drive
+from shmr.errors import SetupError
+from shmr.format import superblock
+from shmr.format.superblock import Superblock
+from shmr.testing.drive import World
+from shmr.testing.faults import PowerCut
+from shmr.volume.membership import (
+    Membership,
+    PoolDrives,
+    identify,
+    read_superblock,
+    write_superblock,
+)
+
+
+def found(
+    drives: Sequence[Drive],
+    *,
+    name: str = "media",
+    spare: int = 1,
+    degraded: bool = False,
+    read_only: bool = False,
+    may_create: bool = True,
+) -> Membership:
+    dice = random.Random(1)
+    return identify(
+        name,
+        [PoolDrives("ssd0", tuple(drives), spare)],
+        catalog_exists=False,
+        degraded=degraded,
+        read_only=read_only,
+        may_create=may_create,
+        random_bytes=dice.randbytes,
+        clock=lambda: 5,
+    )
+
+
+def mirror(count: int = 2) -> World:
+    world = World(1)
+    for _ in range(count):
+        world.add()
+    return world
+
+
+def superblock_of(drive: Drive) -> Superblock:
+    block = read_superblock(drive)
+    assert block is not None
+    return block
+
+
+def change(drive: Drive, **fields: int) -> None:
+    block = superblock_of(drive)
+    write_superblock(drive, block._replace(generation=block.generation + 1, **fields))
+
+
+def test_what_was_made_is_found_again_in_any_order() -> None:
+    world = mirror()
+    made = found(world.drives)
+    again = found(list(reversed(world.drives)))
+    assert made.created and not again.created
+    assert made.filesystem == again.filesystem
+
+
+def test_nothing_is_made_where_it_may_not() -> None:
+    with pytest.raises(SetupError, match="shmr create"):
+        found(mirror().drives, may_create=False)
+
+
+@pytest.mark.parametrize("operation", range(8))
+def test_a_making_that_was_cut_off_is_begun_anew(operation: int) -> None:
+    world = mirror()
+    world.cut_at(operation)
+    try:
+        found(world.drives)
+    except PowerCut:
+        world = world.reboot(random.Random(operation))
+    again = found(world.drives)
+    assert found(world.drives).filesystem == again.filesystem
+
+
+def test_a_bare_drive_among_others_that_hold_data_is_refused() -> None:
+    world = mirror()
+    found(world.drives)
+    world.drives[0].put("data-000000000001", b"something")
+    stranger = World(2).add()
+    with pytest.raises(SetupError, match="no superblock"):
+        found([world.drives[0], stranger])
+
+
+def test_a_missing_drive_is_done_without_only_when_asked() -> None:
+    world = mirror()
+    found(world.drives)
+    world.drives[0].put("data-000000000001", b"something")
+    with pytest.raises(SetupError, match="--degraded"):
+        found(world.drives[:1])
+    assert len(found(world.drives[:1], degraded=True).missing) == 1
+    with pytest.raises(SetupError, match="left behind"):
+        found(world.drives)
+
+
+def test_a_degraded_mount_cut_off_between_two_survivors_goes_on() -> None:
+    world = mirror(3)
+    found(world.drives)
+    for drive in world.drives:
+        drive.put("data-000000000001", b"something")
+    survivors = world.drives[:2]
+    ids = tuple(superblock_of(drive).drive for drive in survivors)
+    block = superblock_of(survivors[0])
+    write_superblock(survivors[0], block._replace(generation=2, members=ids))
+    membership = found(survivors)
+    assert [superblock_of(d).generation for d in membership.workspace] == [2, 2]
+
+
+@pytest.mark.parametrize("field", ["incompat", "ro_compat"])
+def test_what_a_newer_shmr_wrote_is_refused(field: str) -> None:
+    assert superblock.INCOMPAT == superblock.RO_COMPAT == 0
+    world = mirror(1)
+    found(world.drives, spare=0)
+    change(world.drives[0], **{field: 1})
+    with pytest.raises(SetupError, match="newer shmr"):
+        found(world.drives, spare=0)
+    if field == "ro_compat":
+        assert not found(world.drives, spare=0, read_only=True).created
+
+
+def test_another_filesystem_s_drive_is_named() -> None:
+    world, other = mirror(), mirror(1)
+    found(world.drives)
+    found(other.drives, name="other", spare=0)
+    other.drives[0].put("data-000000000001", b"something")
+    with pytest.raises(SetupError, match="other"):
+        found([world.drives[0], other.drives[0]])
