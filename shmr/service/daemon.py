@@ -88,12 +88,21 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
             if volume.read_only:
                 logger.warning("read-only: %s", volume.read_only)
             trio.run(_serve, volume, order, config.filesystem, options, ready)
+        except BaseExceptionGroup as group:
+            raise _only(group) from None
         finally:
             volume.close()
             logger.info("closed")
     finally:
         syncing.close()
         drives.close()
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one error inside groups of one, which is what a failed mount looks like to trio."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(
