@@ -233,12 +233,12 @@ class DirectoryDrive:
     def capacity(self) -> Capacity:
         with self.telling("capacity"):
             facts = os.fstatvfs(self._fd)
-        total = facts.f_blocks * facts.f_frsize
-        free = facts.f_bavail * facts.f_frsize
+        total = disk_total = facts.f_blocks * facts.f_frsize
+        free = disk_free = facts.f_bavail * facts.f_frsize
         if self._limit_bytes is not None:
             total = min(total, self._limit_bytes)
             free = max(0, min(free, self._limit_bytes - self._used))
-        return Capacity(total, free)
+        return Capacity(total, free, disk_total, disk_free)
 
     def put(self, name: str, content: bytes) -> None:
         put_small(self, name, content)

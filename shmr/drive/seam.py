@@ -23,10 +23,16 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a drive holds, in bytes. `free_bytes` is what may still be claimed."""
+    """What a drive holds, in bytes. `free_bytes` is what may still be claimed.
+
+    `disk_total_bytes` and `disk_free_bytes` are those of the disk below, which several drives may
+    share (examples do); 0 where that is the drive itself.
+    """
 
     total_bytes: int
     free_bytes: int
+    disk_total_bytes: int = 0
+    disk_free_bytes: int = 0
 
 
 class DriveFile(Protocol):

@@ -119,12 +119,26 @@ class SegmentStore:
 
     def free_bytes(self) -> int:
         """Bytes that may still be claimed for segments, each byte once however many copies."""
-        free = sorted((drive.capacity().free_bytes for drive in self.drives), reverse=True)
-        return usable_bytes(free, self.copies)
+        return usable_bytes([free for _, free in self._shares()], self.copies)
 
     def total_bytes(self) -> int:
-        total = [drive.capacity().total_bytes for drive in self.drives]
-        return usable_bytes(sorted(total, reverse=True), self.copies)
+        """Bytes of all segments that the drives could hold."""
+        return usable_bytes([total for total, _ in self._shares()], self.copies)
+
+    def _shares(self) -> list[tuple[int, int]]:
+        """Total and free bytes of each drive; drives on one disk do not count it twice."""
+        found = [(drive.device(), drive.capacity()) for drive in self.drives]
+        shares = []
+        for device, capacity in found:
+            beside = [other for which, other in found if which == device]
+            total = _share(
+                capacity.total_bytes, [c.total_bytes for c in beside], capacity.disk_total_bytes
+            )
+            free = _share(
+                capacity.free_bytes, [c.free_bytes for c in beside], capacity.disk_free_bytes
+            )
+            shares.append((total, free))
+        return shares
 
     def create(self, stream: int, number: int, size_bytes: int, where: tuple[int, ...]) -> Claim:
         """Claim the files of a segment. Blocking; any thread. Raises NoSpace, DriveError."""
@@ -242,12 +256,19 @@ class SegmentStore:
         self._open.clear()
 
 
+def _share(own: int, beside: Sequence[int], disk: int) -> int:
+    """What one of several drives on a disk of `disk` bytes can count on."""
+    wanted = sum(beside)
+    return own if not disk or wanted <= disk else own * disk // wanted
+
+
 def usable_bytes(free: Sequence[int], copies: int) -> int:
     """Bytes that can be stored `copies` times on different drives with `free` room each.
 
-    `free` is sorted, largest first. A drive larger than the others together can only be used
-    as far as they have room for the other copies.
+    A drive larger than the others together can only be used as far as they have room for the
+    other copies.
     """
+    free = sorted(free, reverse=True)
     if len(free) < copies:
         return 0
     if copies == 1:
