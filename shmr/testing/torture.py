@@ -30,7 +30,7 @@ from shmr.testing.trial import (
     scratch,
     tight_limits,
 )
-from shmr.testing.workload import CALLER, MAINTENANCE, Generator, payload
+from shmr.testing.workload import MAINTENANCE, Generator, Operation, Performer
 from shmr.volume.volume import Volume
 
 DEPTH = 2
@@ -119,14 +119,17 @@ def use_after(
 ) -> None:
     """What was recovered works: a commit on it survives the next cut, or the loss of a drive."""
     model = trial.states[index].restarted()
-    content = payload(7, rng.choice((10, 9000)))
-    for filesystem in (volume, model):
-        made = filesystem.names.create(1, b"after", 0o100644, CALLER)
-        filesystem.data.write(made.number, 5000, content)
+    writing = Operation("write", (b"/after", 5000, rng.choice((10, 9000)), 7))
+    try:
+        for operation in (Operation("create", (b"/after", 0o100644, 0, b"")), writing):
+            Performer(volume).perform(operation)
+            Performer(model).perform(operation)
+    except NoSpace:
+        pass  # refused whole: what there is must still be kept
     job = volume.commits.begin()
-    assert job is not None
-    job.run()
-    volume.commits.end(job)
+    if job is not None:
+        job.run()
+        volume.commits.end(job)
     wanted = tree_of(model)
     left = world.reboot(rng) if rng.random() < 0.6 else world.kill()
     files = files_of(catalog) if rng.random() < 0.6 else None

@@ -19,6 +19,7 @@ from typing import Any
 
 from shmr.catalog import store
 from shmr.errors import DriveError, IntegrityError, NoSpace, Refused
+from shmr.log import log
 from shmr.log.reader import ReadPlan
 from shmr.testing.audit import audit
 from shmr.testing.drive import SimulatedDrive, World
@@ -30,7 +31,7 @@ from shmr.volume import cleaner, data, handles, reaper
 from shmr.volume.volume import Volume, open_volume
 
 FILESYSTEM = bytes(range(100, 116))
-SEGMENT_BYTES = 256 * KIB
+SEGMENT_BYTES = 128 * KIB
 CATALOG = "catalog"
 Files = dict[str, bytes]
 
@@ -60,6 +61,7 @@ def tight_limits() -> Iterator[None]:
         (handles, "ROWS_MAX", 8),
         (reaper, "STEP_ROWS", 3),
         (cleaner, "STEP_FRAMES", 3),
+        (log, "JOURNAL_MIN_BYTES", 160 * KIB),
         (store, "MAP_BYTES", GIB),  # recoveries within recoveries share one address space
     ]
     usual = [(module, name, getattr(module, name)) for module, name, _ in limits]

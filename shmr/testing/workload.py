@@ -22,13 +22,15 @@ from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
 
 MAINTENANCE = {
-    "commit": 8, "begin": 6, "sync": 3, "end": 5, "checkpoint": 3, "snapshot": 1, "clean": 4,
-    "step": 4, "reap": 3, "measure": 1, "plan": 3, "fetch": 3,
+    "commit": 8, "begin": 6, "sync": 3, "end": 5, "checkpoint": 4, "snapshot": 2, "clean": 6,
+    "step": 6, "reap": 4, "measure": 1, "plan": 3, "fetch": 3,
 }  # fmt: skip
 """Operations that nobody sees in the tree, and how often each comes."""
 CALLER = Caller(1000, 1000, 0o022)
 DIRECTORIES = (b"/", b"/d", b"/e", b"/d/f")
-NAMES = (b"a", b"b", b"c", b"d", b"e", b"f", "ä".encode(), b"n" * 200)
+NAMES = (b"a", b"b", b"c", "ä".encode(), b"n" * 200)
+FAVOURITE = b"/a"
+"""A file that much is done to, so that it has many extents."""
 SLOTS = 3
 XATTRS = (b"user.one", b"user.two", b"trusted.three")
 LARGE = 700 * KIB
@@ -153,6 +155,7 @@ class Generator:
     def operations(self, count: int) -> list[Operation]:
         """A workload: names first, then everything."""
         first = [Operation("create", (d, stat.S_IFDIR | 0o777, 0, b"")) for d in DIRECTORIES[1:]]
+        first.append(Operation("create", (FAVOURITE, stat.S_IFREG | 0o644, 0, b"")))
         first += [self._create() for _ in range(4)]
         return first + [self.next() for _ in range(count - len(first))]
 
@@ -163,6 +166,8 @@ class Generator:
 
     def path(self) -> bytes:
         """Some path; most often one at which a file was made."""
+        if self._rng.random() < 0.25:
+            return FAVOURITE
         if self._files and self._rng.random() < 0.8:
             return self._rng.choice(self._files)
         if self._rng.random() < 0.2:
@@ -179,7 +184,7 @@ class Generator:
 
     def _create(self) -> Operation:
         path = self._new_path()
-        kind = self._rng.choices(_KINDS, (20, 2, 3, 1, 1))[0]
+        kind = self._rng.choices(_KINDS, (30, 2, 3, 1, 1))[0]
         target = b"to/" + self._rng.choice(NAMES) if kind == stat.S_IFLNK else b""
         rdev = 0x0103 if kind == stat.S_IFCHR else 0
         mode = kind | self._rng.choice((0o644, 0o755, 0o2775, 0o6711, 0))
@@ -192,7 +197,8 @@ class Generator:
         return Operation("link", (self.path(), new))
 
     def _unlink(self) -> Operation:
-        return Operation("unlink", (self.path(),))
+        path = self.path()
+        return Operation("unlink", (path if path != FAVOURITE else self.path(),))
 
     def _rmdir(self) -> Operation:
         return Operation("rmdir", (self._rng.choice(DIRECTORIES[1:]),))
@@ -216,7 +222,7 @@ class Generator:
         )[0]
         offset = rng.choices(
             (0, rng.randrange(60) * 4096, rng.randrange(200_000), rng.randrange(1 << 44)),
-            (4, 8, 4, 1),
+            (4, 10, 6, 1),
         )[0]
         return offset, length
 
@@ -240,7 +246,7 @@ class Generator:
         return Operation("attributes", (self.path(), mode, rng.choice((0, 1000)), time))
 
     def _set_xattr(self) -> Operation:
-        length = self._rng.choice((0, 5, 200, 20_000, 60_000))
+        length = self._rng.choice((0, 5, 200, 20_000, 40_000, 60_000))
         name = self._rng.choice(XATTRS)
         return Operation("set_xattr", (self.path(), name, length, self._seed()))
 
@@ -264,8 +270,8 @@ class Generator:
 
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR)
 _CHANCES = {
-    "create": 10, "mkdir": 2, "link": 3, "unlink": 7, "rmdir": 1, "rename": 8, "write": 26,
-    "truncate": 5, "cut": 3, "attributes": 3, "set_xattr": 4, "remove_xattr": 1, "open": 3,
+    "create": 10, "mkdir": 2, "link": 3, "unlink": 6, "rmdir": 1, "rename": 8, "write": 32,
+    "truncate": 5, "cut": 3, "attributes": 3, "set_xattr": 7, "remove_xattr": 1, "open": 3,
     "write_open": 4, "close": 2, "maintain": 22,
 }  # fmt: skip
 _VERBS: Sequence[str] = tuple(_CHANCES)

@@ -141,7 +141,7 @@ class VolumeAgainstModel(RuleBasedStateMachine):
 
 TestVolumeAgainstModel = VolumeAgainstModel.TestCase
 TestVolumeAgainstModel.settings = settings(
-    max_examples=40,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -21,7 +21,7 @@ def test_a_cut_workload_recovers_to_a_boundary_behind_the_last_commit(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_full_workspace_recovers_too(seed: int) -> None:
-    assert power_cuts(seed, capacity_segments=24, count=120, share=0.1) > 0
+    assert power_cuts(seed, capacity_segments=18, count=160, share=0.1) > 0
 
 
 @pytest.mark.parametrize("seed", range(3))
