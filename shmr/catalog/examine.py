@@ -19,8 +19,11 @@ from shmr.catalog import store
 from shmr.catalog.checksum import checked
 from shmr.errors import IntegrityError
 from shmr.format.rows import Table
+from shmr.units import MIB
 
 TIMEOUT_S = 3600
+SPARE_BYTES = 16 * MIB
+"""What a copy must leave free."""
 
 
 def examine(path: Path, *, in_child: bool = True) -> bool:
@@ -36,7 +39,7 @@ def examine(path: Path, *, in_child: bool = True) -> bool:
             whole = subprocess.run(command, timeout=TIMEOUT_S, check=False).returncode == 0
         else:
             whole = copy_and_check(path, copy)
-        if whole:
+        if whole and store.exists(copy):
             store.adopt(copy, path)
         return whole
     finally:
@@ -44,7 +47,11 @@ def examine(path: Path, *, in_child: bool = True) -> bool:
 
 
 def copy_and_check(path: Path, copy: Path) -> bool:
-    """Copy the catalog and check every row of the copy."""
+    """Copy the catalog and check every row of the copy; the original's where no copy fits.
+
+    On a full disk the catalog must not look doubtful for want of room: then the list of free
+    pages goes unexamined, and everything else is checked.
+    """
     data = path / store.DATA
     # LMDB maps what its header claims; a shorter file would be SIGBUS later.
     if not data.is_file() or data.stat().st_size % 4096 or data.stat().st_size < 8192:
@@ -54,6 +61,8 @@ def copy_and_check(path: Path, copy: Path) -> bool:
         with store.open_environment(path, read_only=True) as source:
             if (source.info()["last_pgno"] + 1) * source.stat()["psize"] > data.stat().st_size:
                 return False
+            if shutil.disk_usage(path).free < data.stat().st_size + SPARE_BYTES:
+                return all(_whole(source, table) for table in Table)
             with open(copy / store.DATA, "wb", opener=store.private) as target:
                 source.copyfd(target.fileno(), compact=True)
                 target.flush()
