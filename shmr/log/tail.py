@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from shmr.drive.seam import DriveFile
 from shmr.errors import DriveError, IntegrityError
-from shmr.format.records import Opening, SegmentEnd
+from shmr.format.records import Opening, SegmentEnd, Stream
 from shmr.log import walk
 from shmr.log.store import SegmentStore
 from shmr.log.walk import Found
@@ -92,14 +92,18 @@ def _mend(
                 drive.discard(segment.name)
                 copy = drive.claim(segment.name, max(opening[1].size_bytes, claimed.end))
                 base, start = None, 0
-            elif start < claimed.end:
+            else:
                 copy.close()
                 copy = drive.open(segment.name, end=start)
             if start < claimed.end:
                 for found in (opening[0], *_frames(whole, opening, base, claimed)):
                     if found.at >= start:
                         copy.append([_bytes_of(whole, found)])
-            copy.sync()
+            if segment.stream == Stream.JOURNAL:
+                # It goes on in another segment: what this one did not use, and what was torn, goes.
+                copy.seal()
+            else:
+                copy.sync()
         finally:
             copy.close()
     store.reopen(segment.number)

@@ -1,0 +1,108 @@
+"""A full workspace: writers are told, deletes work and give space back, and it mounts again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shmr.errors import NoSpace
+from shmr.testing.trial import Trial, scratch, tight_limits
+from shmr.testing.tree import tree_of
+from shmr.testing.workload import CALLER, payload
+from shmr.units import KIB, MIB
+from shmr.volume.cleaner import run_inline
+
+FILE = 0o100644
+PIECE = 100 * KIB
+
+
+@pytest.fixture(params=[1, 2], ids=["one copy", "two copies"])
+def full(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """A volume on which the last write found no space."""
+    with scratch() as place, tight_limits():
+        trial = Trial(place, copies=request.param, capacity_bytes=6 * MIB)
+        trial.start()
+        names = trial.volume.names
+        number = 0
+        with pytest.raises(NoSpace):
+            while True:
+                made = names.create(1, b"%d" % number, FILE, CALLER)
+                trial.volume.data.write(made.number, 0, payload(number, PIECE))
+                number += 1
+        assert number > 15
+        yield trial
+        trial.volume.abandon()
+
+
+def test_deletes_work_and_give_the_space_back(full: Trial) -> None:
+    volume = full.volume
+    names = [name for name, _, _ in volume.names.entries(1, 0)]
+    for name in names[: len(names) // 2]:
+        volume.names.unlink(1, name)
+    volume.checkpoints.run()
+    volume.space.measure()
+    assert volume.read_only is None
+    made = volume.names.create(1, b"again", FILE, CALLER)
+    for part in range(5):
+        volume.data.write(made.number, part * PIECE, payload(part, PIECE))
+
+
+def test_every_other_piece_deleted_is_space_that_the_cleaner_wins(full: Trial) -> None:
+    volume = full.volume
+    for index, (name, _, _) in enumerate(list(volume.names.entries(1, 0))):
+        if index % 2:
+            volume.names.unlink(1, name)
+    wanted = tree_of(volume)
+    before = volume.usage().blocks_available
+    for _ in range(30):
+        volume.checkpoints.run()
+        victim = volume.cleaner.victim(pressed=True)
+        if victim is None:
+            break
+        run_inline(volume.cleaner.clean(victim))
+    assert volume.usage().blocks_available > before
+    assert tree_of(volume) == wanted
+
+
+def test_what_was_acknowledged_survives_any_number_of_crashes(full: Trial) -> None:
+    """Each mount begins a journal segment: those must not eat up what deletes need."""
+    full.volume.checkpoints.run()
+    wanted = tree_of(full.volume)
+    for _ in range(20):
+        full.volume.abandon()
+        full.world = full.world.kill()
+        full.volume = full.mount()
+        assert full.volume.read_only is None
+        assert tree_of(full.volume) == wanted
+    name = next(full.volume.names.entries(1, 0))[0]
+    full.volume.names.unlink(1, name)
+    full.volume.checkpoints.run()
+
+
+def test_a_full_workspace_ends_cleanly_and_mounts_again(full: Trial) -> None:
+    wanted = tree_of(full.volume)
+    for _ in range(20):
+        full.volume.close()
+        full.volume = full.mount()
+        assert tree_of(full.volume) == wanted
+
+
+def test_what_statfs_promises_can_be_written(full: Trial) -> None:
+    volume = full.volume
+    for index, (name, _, _) in enumerate(list(volume.names.entries(1, 0))):
+        if index < 5:
+            volume.names.unlink(1, name)
+    volume.checkpoints.run()
+    volume.space.measure()
+    usage = volume.usage()
+    promised = usage.blocks_available * usage.block_size
+    assert promised > 0
+    made = volume.names.create(1, b"more", FILE, CALLER)
+    written = 0
+    with pytest.raises(NoSpace):
+        while True:
+            volume.data.write(made.number, written, payload(1, 4096))
+            written += 4096
+    # Headers take a share, in segments as small as these a large one.
+    assert written >= promised * 0.8
