@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from shmr.errors import NoSpace
-from shmr.testing.trial import Trial, scratch, tight_limits
 from shmr.testing.tree import tree_of
+from shmr.testing.trial import Trial, scratch, tight_limits
 from shmr.testing.workload import CALLER, payload
 from shmr.units import KIB, MIB
 from shmr.volume.cleaner import run_inline
