@@ -11,11 +11,15 @@ from collections.abc import Iterator
 
 from shmr.format.records import Drop, encode_meta
 from shmr.format.rows import Row
-from shmr.units import MIB
+from shmr.units import KIB, MIB
 
 BATCH_MAX_BYTES = 4 * MIB
 """A batch is cut here, so that replay never needs more memory for one."""
+META_MAX_BYTES = 128 * KIB
+"""Where a META frame is cut: with a row of the largest kind behind it, it still is no tenth of
+what a frame may hold."""
 _ROW_OVERHEAD = 16
+_DROP_BYTES = 32
 
 
 class Batch:
@@ -44,16 +48,19 @@ class Batch:
         self.drops.append(drop)
         self.size_bytes += 2 * _ROW_OVERHEAD
 
-    def payloads(self, limit_bytes: int) -> Iterator[bytes]:
-        """META payloads that hold this batch, each about `limit_bytes` at most."""
-        if not self:
-            return
-        drops, rows, size = self.drops, [], 0
+    def payloads(self, room_bytes: int) -> Iterator[bytes]:
+        """META payloads that hold this batch, each far below a frame's limit and `room_bytes`."""
+        limit_bytes = min(META_MAX_BYTES, room_bytes // 4)
+        step = limit_bytes // _DROP_BYTES
+        for at in range(0, len(self.drops), step):
+            yield encode_meta(self.drops[at : at + step], ())
+        rows: list[Row] = []
+        size = 0
         for (table, key), value in self.rows.items():
             rows.append(Row(table, key, value))
             size += _ROW_OVERHEAD + len(key) + (len(value) if value else 0)
             if size >= limit_bytes:
-                yield encode_meta(drops, rows)
-                drops, rows, size = [], [], 0
-        if drops or rows:
-            yield encode_meta(drops, rows)
+                yield encode_meta((), rows)
+                rows, size = [], 0
+        if rows:
+            yield encode_meta((), rows)

@@ -172,6 +172,14 @@ class Catalog:
         """Rows in `table`."""
         return int(self._transaction.stat(self._tables[table])["entries"])
 
+    def truth_bytes(self) -> int:
+        """Bytes of the pages that hold truth rows: what a snapshot takes, at most."""
+        total = 0
+        for table in TRUTH:
+            facts = self._transaction.stat(self._tables[table])
+            total += (facts["leaf_pages"] + facts["overflow_pages"]) * facts["psize"]
+        return total
+
     def size_bytes(self) -> int:
         """Bytes of the catalog's pages."""
         info = self._environment.info()

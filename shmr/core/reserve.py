@@ -1,7 +1,8 @@
 """How much of the workspace each kind of work must leave free.
 
-Three reserves, so that a full filesystem can always be emptied: data stops first, creates
-second; deletes, commits and the cleaner may use the last. All in bytes.
+Reserves, so that a full filesystem can always be emptied: data stops first, creates second;
+deletes, commits and the cleaner may use the last, and a snapshot, without which the journal of
+all those deletes could never go. All in bytes.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ SEGMENT_MAX_BYTES = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Reserves:
-    """Bytes that must stay claimable after data was written, and after something was created."""
+    """Bytes that must stay claimable after data was written, and after something was created.
+
+    `snapshot_bytes` of them are for the next snapshot.
+    """
 
     data_bytes: int
     create_bytes: int
+    snapshot_bytes: int
 
 
-def reserves(segment_bytes: int, journal_bytes: int) -> Reserves:
-    """For the cleaner: two data segments. For commits and deletes: four of the journal.
+def reserves(
+    segment_bytes: int, journal_bytes: int, *, rows_bytes: int = 0, held_bytes: int = 0
+) -> Reserves:
+    """For the cleaner: two data segments. For commits and deletes: four of the journal. And a
+    snapshot of rows that take `rows_bytes` in the catalog and `held_bytes` in the last snapshot
+    and the journal since.
 
     Creates stop where those would be touched; data stops two data segments earlier.
     """
-    create = 2 * segment_bytes + 4 * journal_bytes
-    return Reserves(data_bytes=create + 2 * segment_bytes, create_bytes=create)
+    # Rows take less in a snapshot than in the catalog, but its segments do not become quite full.
+    snapshot = min(rows_bytes + rows_bytes // 8, held_bytes) + journal_bytes
+    create = 2 * segment_bytes + 4 * journal_bytes + snapshot
+    return Reserves(create + 2 * segment_bytes, create, snapshot)
 
 
 def segment_size(capacity_bytes: int, wanted_bytes: int | None = None) -> int:

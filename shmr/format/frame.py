@@ -108,6 +108,7 @@ def encode(
 ) -> tuple[int, list[bytes | memoryview]]:
     """The frame as buffers to append, and its header's checksum (the next frame's `previous`)."""
     length = len(payload)
+    assert length <= LENGTH_MAX, f"a payload of {length} bytes could never be read back"
     if length <= GRANULE:
         table: tuple[int, ...] = (crc32c(payload),) if length else ()
     else:

@@ -8,6 +8,7 @@ Failures?", Rebello et al., 2020).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -48,6 +49,11 @@ class SyncJob:
             self._parallel([writer.sync for writer, _, _ in self.reached])
         except DriveError as error:
             self.error = error
+        except Exception as error:
+            # A thread that could not be had is as good as a failed sync: nothing is known durable.
+            cause = OSError(errno.EIO, repr(error))
+            self.error = DriveError("log", "sync", cause)
+            raise
 
 
 class Log:
@@ -240,6 +246,10 @@ class Log:
         """Is the segment still being written, or not known durable?"""
         current = (self._data, self._moved, self._journal)
         return number in self._unsynced or any(w and w.number == number for w in current)
+
+    def is_durable(self) -> bool:
+        """Is everything that was ever appended known durable?"""
+        return not self._unsynced and self.failed is None
 
     def unsynced_bytes(self) -> int:
         return sum(writer.end - writer.synced for writer in self._unsynced.values())

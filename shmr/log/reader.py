@@ -44,16 +44,21 @@ class ReadPlan:
         self.size = sum(piece.length for piece in pieces)
         self._reader = reader
         self._files: dict[int, tuple[DriveFile, ...]] = {}
-        for piece in pieces:
-            at = piece.address
-            if at is None:
-                continue
-            if at.segment not in self._files:
-                self._files[at.segment] = reader.store.copies_of(at.segment)
-                reader.store.pin(at.segment)
-            if piece.length >= LEAST_BYTES:
-                start = at.frame + at.skip
-                reader.read_ahead(at.segment, start, start + piece.length)
+        try:
+            for piece in pieces:
+                at = piece.address
+                if at is None:
+                    continue
+                if at.segment not in self._files:
+                    files = reader.store.copies_of(at.segment)
+                    reader.store.pin(at.segment)
+                    self._files[at.segment] = files
+                if piece.length >= LEAST_BYTES:
+                    start = at.frame + at.skip
+                    reader.read_ahead(at.segment, start, start + piece.length)
+        except BaseException:
+            self.release()
+            raise
 
     def fetch_cached(self) -> Buffer | None:
         """The bytes if the page cache has them all, else None. Raises IntegrityError."""
@@ -106,16 +111,22 @@ class LogReader:
         if at is None:
             return bytes(length)
         known = self._headers.get((at.segment, at.frame))
-        if known is None:
+        if known is None or (known.owner, known.position + at.skip, known.length) != (
+            inode,
+            extent.offset,
+            at.payload,
+        ):
             return None
         skip = at.skip + offset - extent.offset
         low = skip - skip % GRANULE
         high = min(-(-(skip + length) // GRANULE) * GRANULE, at.payload)
         if length >= LEAST_BYTES:
             self.read_ahead(at.segment, at.frame + skip, at.frame + skip + length)
-        data = self.store.copies_of(at.segment)[0].read_cached(
-            at.frame + frame.header_size(at.payload) + low, high - low
-        )
+        copies = self.store.copies_of(at.segment)
+        if not copies:
+            return None
+        start = at.frame + frame.header_size(at.payload)
+        data = copies[0].read_cached(start + low, high - low)
         if data is None or len(data) != high - low:
             return None
         view = memoryview(data)
@@ -130,8 +141,8 @@ class LogReader:
         """These bytes of a segment are about to be read: have the next ones fetched."""
         wanted = self._readahead.note(segment, start, end) if self._background else None
         if wanted is not None and self._background is not None:
-            file = self.store.copies_of(segment)[0]
-            self._background(partial(file.prefetch, *wanted))
+            for file in self.store.copies_of(segment)[:1]:
+                self._background(partial(file.prefetch, *wanted))
 
     def part(
         self,
@@ -172,6 +183,8 @@ class LogReader:
         key = at.segment, at.frame
         start = at.frame + frame.header_size(at.payload)
         header = self._headers.get(key)
+        if header is not None:
+            self._checked(header, inode, piece)
         if header is None and low <= _NEAR:
             block = read(at.frame, start - at.frame + high)
             if block is None:

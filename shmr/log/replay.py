@@ -134,12 +134,11 @@ class Journal:
         for found in walk.search(files, start, self._store.short_id, number):
             if found.header.kind != Kind.COMMIT:
                 continue
-            payload = walk.payload_of(files, found)
-            if payload is None:
-                continue
             try:
-                highest = max(highest, decode_commit(payload).durable_seq)
-            except IntegrityError:
+                payload = walk.payload_of(files, found)
+                if payload is not None:
+                    highest = max(highest, decode_commit(payload).durable_seq)
+            except (IntegrityError, DriveError):
                 continue
         return highest
 

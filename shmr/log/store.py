@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shmr.drive.seam import Drive, DriveFile
-from shmr.errors import DriveError, NoSpace
+from shmr.errors import DriveError, NoSpace, SetupError
 from shmr.format.records import Opening, Stream
 from shmr.log.segment import SegmentWriter
 
@@ -77,7 +77,7 @@ class SegmentStore:
         self._doomed: set[int] = set()
 
     def scan(self) -> None:
-        """Find the segments on the drives. Raises DriveError."""
+        """Find the segments on the drives. Raises DriveError, SetupError."""
         found: dict[tuple[int, int], list[int]] = {}
         for index, drive in enumerate(self.drives):
             for name in drive.names():
@@ -86,6 +86,12 @@ class SegmentStore:
                     key = int(match[2]), Stream[match[1].upper()]
                     found.setdefault(key, []).append(index)
         for (number, stream), where in found.items():
+            if number in self.segments:
+                raise SetupError(
+                    f"two segments have the number {number}: {self.segments[number].name} and "
+                    f"{segment_name(stream, number)}; these drives were written by two daemons at "
+                    "once, keep them as they are and ask for help"
+                )
             self.segments[number] = Segment(number, stream, tuple(where))
             self.next_number = max(self.next_number, number + 1)
 
@@ -191,7 +197,7 @@ class SegmentStore:
         self._open[number] = files
         if len(self._open) > _OPEN_MAX:
             for other in self._open:
-                if other not in self._pins:
+                if other not in self._pins and other != number:
                     for file in self._open.pop(other):
                         file.close()
                     break

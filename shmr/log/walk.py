@@ -14,7 +14,7 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format import frame
 from shmr.format.frame import ALIGNMENT, FrameHeader, Kind
 from shmr.format.records import Opening, decode_opening
-from shmr.units import MIB
+from shmr.units import KIB, MIB
 
 
 class Found(NamedTuple):
@@ -27,6 +27,11 @@ class Found(NamedTuple):
     def end(self) -> int:
         """Offset of the next frame."""
         return self.at + frame.frame_size(self.header.length)
+
+
+SEARCH_STEP_BYTES = 64 * KIB
+SEARCH_MAX_BYTES = 256 * MIB
+"""How a search goes on behind bytes that cannot be read, and how far."""
 
 
 def read_header(file: DriveFile, at: int) -> FrameHeader:
@@ -49,24 +54,39 @@ def read_payload(file: DriveFile, found: Found) -> bytes:
     return payload
 
 
+# Below, None means that no copy holds such a frame. A copy that cannot be read might: a power cut
+# leaves bytes that do not verify, never a read error. So where none verifies and one could not be
+# read, the DriveError is raised, and nobody takes a sick disk for the end of the journal.
+
+
 def header_of(files: Sequence[DriveFile], at: int) -> FrameHeader | None:
-    """The header at `at` from the first copy on which it verifies."""
+    """The header at `at` from the first copy on which it verifies. Raises DriveError."""
+    failure: DriveError | None = None
     for file in files:
         try:
             return read_header(file, at)
-        except (IntegrityError, DriveError):
+        except IntegrityError:
             continue
+        except DriveError as error:
+            failure = error
+    if failure is not None:
+        raise failure
     return None
 
 
 def payload_of(files: Sequence[DriveFile], found: Found) -> bytes | None:
-    """The payload from the first copy on which header and payload verify."""
+    """The payload from the first copy on which header and payload verify. Raises DriveError."""
+    failure: DriveError | None = None
     for file in files:
         try:
             if read_header(file, found.at) == found.header:
                 return read_payload(file, found)
-        except (IntegrityError, DriveError):
+        except IntegrityError:
             continue
+        except DriveError as error:
+            failure = error
+    if failure is not None:
+        raise failure
     return None
 
 
@@ -101,22 +121,28 @@ def walk(
     """Headers from offset `start` on, chained to `chain`.
 
     `expected` gives filesystem and segment, and the sequence of the frame before the first (-1:
-    not known).
+    not known). Raises DriveError where it cannot be known whether a frame follows.
     """
     at, sequence = start, expected.sequence
     # A place named by a COMMIT has no sequence number: -1 takes the first frame's as it is.
     while True:
         header = None
+        failure: DriveError | None = None
         for file in files:
             try:
                 candidate = read_header(file, at)
-            except (IntegrityError, DriveError):
+            except IntegrityError:
+                continue
+            except DriveError as error:
+                failure = error
                 continue
             if sequence < 0 <= candidate.sequence:
                 sequence = candidate.sequence - 1
             if follows(candidate, expected, sequence, chain):
                 header = candidate
                 break
+        if header is None and failure is not None:
+            raise failure
         if header is None:
             return
         found = Found(at, header)
@@ -136,7 +162,10 @@ def follows(header: FrameHeader, expected: FrameHeader, sequence: int, chain: in
 
 
 def search(files: Sequence[DriveFile], start: int, short_id: int, number: int) -> Iterator[Found]:
-    """Headers that verify anywhere from `start` on, chained or not: what stands behind a gap."""
+    """Headers that verify anywhere from `start` on, chained or not: what stands behind a gap.
+
+    What cannot be read is passed over.
+    """
     needle = short_id.to_bytes(8, "little") + number.to_bytes(8, "little")
     for file in files:
         at = start
@@ -144,7 +173,11 @@ def search(files: Sequence[DriveFile], start: int, short_id: int, number: int) -
             try:
                 block = file.read(at, MIB)
             except DriveError:
-                break
+                # How far the file goes is not known here: other copies and later places may tell.
+                if at - start >= SEARCH_MAX_BYTES:
+                    break
+                at += SEARCH_STEP_BYTES
+                continue
             if not block:
                 break
             where = block.find(needle)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import trio
 
-from shmr.errors import ShmrError
+from shmr.errors import Refused, ShmrError
 from shmr.volume.volume import Volume
 
 
@@ -15,6 +17,10 @@ class _Round:
         self.done = trio.Event()
         self.error: Exception | None = None
 
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.done.set()
+
 
 class Committer:
     """Runs commits for whoever asks; `exclusive` keeps syncs away while a checkpoint is made."""
@@ -23,6 +29,7 @@ class Committer:
         self._volume = volume
         self._next: _Round | None = None
         self._asked = trio.Event()
+        self._ended = False
         self.exclusive = trio.Lock()
 
     async def commit(self) -> None:
@@ -30,6 +37,8 @@ class Committer:
 
         Raises what made that impossible: Refused, NoSpace, DriveError.
         """
+        if self._ended:
+            raise Refused(errno.EIO)
         if self._next is None:
             self._next = _Round()
             self._asked.set()
@@ -39,11 +48,16 @@ class Committer:
             raise this.error
 
     async def run(self) -> None:
-        """Serve `commit`, until cancelled; who still waits then is answered first."""
-        while True:
-            await self._asked.wait()
-            with trio.CancelScope(shield=True):
-                await self._round()
+        """Serve `commit` until cancelled; nobody is left waiting, and nobody is told a lie."""
+        try:
+            while True:
+                await self._asked.wait()
+                with trio.CancelScope(shield=True):
+                    await self._round()
+        finally:
+            self._ended = True
+            if self._next is not None:
+                self._next.fail(Refused(errno.EIO))
 
     async def _round(self) -> None:
         async with self.exclusive:
@@ -57,6 +71,9 @@ class Committer:
                     await trio.to_thread.run_sync(job.run)
                     self._volume.commits.end(job)
             except ShmrError as error:
-                this.error = error
-            finally:
-                this.done.set()
+                this.fail(error)
+            except BaseException:
+                # No thread to be had, no memory: whatever it is, nothing is known durable.
+                this.fail(Refused(errno.EIO))
+                raise
+            this.done.set()

@@ -11,6 +11,7 @@ import json
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from shmr.service import memory
 from shmr.service.assemble import open_drives, open_filesystem
 from shmr.service.committer import Committer
 from shmr.service.maintenance import Maintenance
-from shmr.service.snapshot import child_writer
+from shmr.service.snapshot import SnapshotChildren
 from shmr.service.syncing import Syncing
 from shmr.units import MIB
 from shmr.volume.volume import Volume
@@ -67,10 +68,12 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
     Raises SetupError and ShmrError for what kept it from mounting.
     """
     memory.keep()
+    _allow_open_files()
     config = load(order.config)
     options = parse_options(order.options, privileged=os.geteuid() == 0)
     drives = open_drives(config, degraded=order.degraded)
     syncing = Syncing()
+    snapshots = SnapshotChildren(drives.limits)
     try:
         volume = open_filesystem(
             config,
@@ -78,7 +81,7 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
             read_only=order.read_only,
             degraded=order.degraded,
             parallel=syncing.parallel,
-            make_writer=lambda store: child_writer(store, drives.limits),
+            make_writer=snapshots.writer,
             background=syncing.background,
         )
         try:
@@ -87,7 +90,7 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
                 logger.info("recovery: %s", sentence)
             if volume.read_only:
                 logger.warning("read-only: %s", volume.read_only)
-            trio.run(_serve, volume, order, config.filesystem, options, ready)
+            trio.run(_serve, volume, order, config.filesystem, options, ready, snapshots.stop)
         except BaseExceptionGroup as group:
             raise _only(group) from None
         finally:
@@ -98,6 +101,12 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
         drives.close()
 
 
+def _allow_open_files() -> None:
+    """As many open segments as the system lets us have: the default of 1024 is soon reached."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _only(error: BaseException) -> BaseException:
     """The one error inside groups of one, which is what a failed mount looks like to trio."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
@@ -106,7 +115,12 @@ def _only(error: BaseException) -> BaseException:
 
 
 async def _serve(
-    volume: Volume, order: Order, source: str, options: MountOptions, ready: Ready
+    volume: Volume,
+    order: Order,
+    source: str,
+    options: MountOptions,
+    ready: Ready,
+    leaving: Ready,
 ) -> None:
     committer = Committer(volume)
     maintenance = Maintenance(volume, committer)
@@ -135,6 +149,7 @@ async def _serve(
                 logger.info("mounted at %s", order.mountpoint)
                 ready()
         finally:
+            leaving()
             background.cancel_scope.cancel()
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
 
 from shmr.catalog.catalog import CatalogFailed
-from shmr.errors import DriveError, NoSpace, Refused
+from shmr.errors import NoSpace, ShmrError
 from shmr.format.records import Stream
 from shmr.log.log import FLUSH_BYTES
 from shmr.service.committer import Committer
@@ -33,6 +35,14 @@ REAP_SLICE_S = 0.005
 CLEAN_FREE_SHARE = 0.2
 """Below this share of free space the cleaner takes any victim that wins something."""
 VICTIMS_PER_ROOM = 8
+SNAPSHOT_PAUSE_S = 30.0
+SNAPSHOT_PAUSE_MAX_S = 3600.0
+"""After a snapshot that failed; doubled each time."""
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
 
 
 class Maintenance:
@@ -42,25 +52,33 @@ class Maintenance:
         self._volume = volume
         self._committer = committer
         self._making_room = trio.Lock()
+        self._fatal: CatalogFailed | None = None
+        self._next_snapshot_s = 0.0
+        self._snapshot_pause_s = SNAPSHOT_PAUSE_S
 
     async def run(self) -> None:
-        """Until cancelled. A failed drive makes the volume read-only and ends nothing here."""
-        while True:
-            quiet = not self._volume.catalog.epoch_rows
-            await trio.sleep(QUIET_TICK_S if quiet else TICK_S)
-            if self._volume.read_only is not None:
-                continue
-            try:
-                await self._tick()
-            except CatalogFailed as error:
-                logger.critical("%s; unmounting: free space or mend the disk, mount again", error)
-                raise
-            except (DriveError, Refused) as error:
-                logger.error("maintenance: %s", error)
-            except Exception:
-                logger.exception("maintenance failed unexpectedly")
+        """Until cancelled. A failed drive makes the volume read-only and ends nothing here.
 
-    async def _tick(self) -> None:
+        Raises CatalogFailed, after which the mount must end.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                quiet = not self._volume.catalog.epoch_rows
+                await trio.sleep(QUIET_TICK_S if quiet else TICK_S)
+                if self._fatal is not None:
+                    message = "%s; unmounting: free space or mend the disk, then mount again"
+                    logger.critical(message, self._fatal)
+                    raise self._fatal
+                if self._volume.read_only is not None:
+                    continue
+                try:
+                    await self._tick(nursery)
+                except ShmrError as error:
+                    logger.error("maintenance: %s", error)
+                except Exception:
+                    logger.exception("maintenance failed unexpectedly")
+
+    async def _tick(self, nursery: trio.Nursery) -> None:
         volume = self._volume
         await self._reap()
         await self._flush()
@@ -68,10 +86,10 @@ class Maintenance:
             await self.checkpoint()
         await self._claim_ahead()
         volume.space.measure()
-        if volume.snapshots.due():
-            async with self._making_room, self._committer.exclusive:
-                await self._drive(volume.snapshots.make())
-        elif self._wants_cleaning():
+        if volume.snapshots.due() and trio.current_time() >= self._next_snapshot_s:
+            # Beside everything else: it may take minutes.
+            nursery.start_soon(self._snapshot)
+        if self._wants_cleaning():
             async with self._making_room:
                 await self._clean(pressed=self._is_short())
 
@@ -88,6 +106,9 @@ class Maintenance:
                 self._volume.checkpoints.run()
             except NoSpace:
                 logger.warning("no room for a checkpoint: delete something")
+            except CatalogFailed as error:
+                self._fatal = error
+                raise
 
     async def _reap(self) -> None:
         more = True
@@ -96,6 +117,9 @@ class Maintenance:
             while more and time.monotonic() < until:
                 more = self._volume.reaper.step()
             await trio.sleep(0)
+            if self._volume.checkpoints.due():
+                # A long deletion must not keep the catalog's pages in memory.
+                await self.checkpoint()
 
     async def _flush(self) -> None:
         async with self._committer.exclusive:
@@ -119,6 +143,20 @@ class Maintenance:
         except NoSpace:
             return
         log.add_spare(claim)
+
+    async def _snapshot(self) -> None:
+        """Make one. What fails is tried again later and later, and stops nothing else."""
+        if self._volume.snapshots.running:
+            return
+        try:
+            await self._drive(self._volume.snapshots.make(), exclusive=True)
+            self._snapshot_pause_s = SNAPSHOT_PAUSE_S
+        except CatalogFailed as error:
+            self._fatal = error
+        except Exception as error:
+            self._next_snapshot_s = trio.current_time() + self._snapshot_pause_s
+            self._snapshot_pause_s = min(2 * self._snapshot_pause_s, SNAPSHOT_PAUSE_MAX_S)
+            logger.warning("no snapshot now, the journal grows on: %s", error)
 
     # -- space ------------------------------------------------------------------------------
 
@@ -144,7 +182,8 @@ class Maintenance:
     async def make_room(self) -> bool:
         """Free space for somebody who found none; False if nothing can be won.
 
-        Reaps, frees what is dead, then cleans the emptiest segments.
+        Reaps, frees what is dead, makes a snapshot if the journal is what takes the space, then
+        cleans the emptiest segments.
         """
         volume = self._volume
         async with self._making_room:
@@ -153,8 +192,12 @@ class Maintenance:
             if self._has_room():
                 # Somebody before us in the queue made it.
                 return True
+            refused = volume.context.allowed_from
             await self._reap()
             await self.checkpoint()
+            volume.space.measure()
+            if not self._has_room() and volume.snapshots.due():
+                await self._snapshot()
             cleaned = 0
             while not self._has_room() and cleaned < VICTIMS_PER_ROOM:
                 if not await self._clean(pressed=True):
@@ -162,20 +205,24 @@ class Maintenance:
                 cleaned += 1
                 await self.checkpoint()
             volume.space.measure()
-            return self._has_room()
+            return self._has_room() or volume.context.allowed_from < refused
 
     def _has_room(self) -> bool:
         """May data be written now? Then whoever was refused should try again."""
         log, reserves = self._volume.log, self._volume.context.reserves
         return log.free_bytes() - log.store.segment_bytes >= reserves.data_bytes
 
-    async def _drive(self, work: Work[R]) -> R:
-        """Do a piece of work: what may wait in threads, the rest here."""
+    async def _drive(self, work: Work[R], *, exclusive: bool = False) -> R:
+        """Do a piece of work: what may wait in threads, the rest here.
+
+        With `exclusive`, no commit is under way during what is done here.
+        """
         result: Any = None
         failure: Exception | None = None
         while True:
             try:
-                call = work.throw(failure) if failure is not None else work.send(result)
+                async with self._committer.exclusive if exclusive else _nothing():
+                    call = work.throw(failure) if failure is not None else work.send(result)
             except StopIteration as stop:
                 value: R = stop.value
                 return value

@@ -7,7 +7,10 @@ which nothing lives any more are discarded.
 
 from __future__ import annotations
 
+import errno
+
 from shmr.catalog.catalog import CatalogFailed
+from shmr.errors import Refused
 from shmr.format.records import Stream
 from shmr.units import GIB, NS_PER_S
 from shmr.volume.commits import Commits
@@ -54,10 +57,13 @@ class Checkpoints:
     def run(self) -> None:
         """Make the catalog durable and discard what nothing needs now.
 
-        Raises DriveError, NoSpace (no room for the residual commit; nothing is lost), and
-        CatalogFailed, after which the volume can only be closed.
+        Raises Refused(EROFS) when changes are refused, DriveError, NoSpace (no room for the
+        residual commit; nothing is lost), and CatalogFailed, after which the volume can only be
+        closed.
         """
         context = self._context
+        if context.read_only is not None:
+            raise Refused(errno.EROFS)
         self._commits.now()
         store = context.reader.store
         try:

@@ -43,6 +43,7 @@ class Cleaner:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._failed = False
         self._skip: set[int] = set()
         """Segments that cannot be cleaned: a frame of theirs is damaged on every copy."""
 
@@ -50,7 +51,9 @@ class Cleaner:
         """The next segment to clean, or None: nothing is worth it."""
         context = self._context
         store, live = context.reader.store, context.catalog.live
-        for number in store.damaged:
+        for number in list(store.damaged):
+            if context.log.is_open(number):
+                continue
             if number not in self._skip and live.get(number, 0) > 0 and store.copies > 1:
                 return number
         uses = (
@@ -72,6 +75,7 @@ class Cleaner:
         store = context.reader.store
         store.pin(number)
         moved = 0
+        self._failed = False
         try:
             files = store.copies_of(number)
             headers = self._headers(files, number)
@@ -82,10 +86,13 @@ class Cleaner:
                 for found in some:
                     if found.header.kind == Kind.DATA:
                         moved += yield from self._move(number, found)
+        except DriveError as error:
+            logger.error("segment %d: %s", number, error)
+            self._failed = True
         finally:
             store.unpin(number)
-        if context.catalog.live.get(number, 0) > 0:
-            logger.error("segment %d cannot be cleaned: something in it does not verify", number)
+        if self._failed:
+            logger.error("segment %d cannot be cleaned: something in it cannot be read", number)
             self._skip.add(number)
         return moved
 
@@ -107,6 +114,8 @@ class Cleaner:
         try:
             payload = yield plan.fetch
         except (IntegrityError, DriveError):
+            # Reported by the reader. What is damaged stays where it is, for a better copy.
+            self._failed = True
             return 0
         finally:
             plan.release()

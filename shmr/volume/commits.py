@@ -29,8 +29,9 @@ class Commits:
         assert self.in_flight is None, "one commit at a time"
         context = self._context
         if context.read_only is not None:
-            # What a failed sync lost is in no batch any more: nothing durable may be claimed.
-            if context.catalog.batch or (context.has_log and context.log.failed):
+            # What a failed sync lost is in no batch any more, and what was cut is not yet synced:
+            # nothing durable may be claimed.
+            if context.catalog.batch or (context.has_log and not context.log.is_durable()):
                 raise Refused(errno.EIO)
             return None
         if context.catalog.batch:

@@ -62,10 +62,15 @@ class Context:
         self.reader = reader
         self.clock = clock
         self.reserves = reserves
+        # A batch must fit what deletes are left in a full workspace.
+        journal_bytes = log.journal_bytes if log else BATCH_MAX_BYTES
+        self._batch_max_bytes = min(BATCH_MAX_BYTES, 2 * journal_bytes)
         self.read_only: str | None = None
         """Why changes are refused with EROFS, or None."""
         self.allowed_from = Need.DATA
         """The least demanding need that space allows now (see `Space.measure`)."""
+        self.measure: Callable[[], None] = lambda: None
+        """Sets `reserves` and `allowed_from` anew (`Space.measure`)."""
         self._inodes: range = range(0)
 
     @property
@@ -132,7 +137,7 @@ class Context:
             # journaled from here on, so the next mount recovers to before this operation.
             self.poison(error)
             raise
-        if whole and self.catalog.batch.size_bytes >= BATCH_MAX_BYTES:
+        if whole and self.catalog.batch.size_bytes >= self._batch_max_bytes:
             try:
                 self.cut()
             except NoSpace:
@@ -144,14 +149,20 @@ class Context:
 
         Raises NoSpace (the batch stays as it is), DriveError (changes are refused from then on).
         """
+        if self.read_only is not None:
+            # A poisoned batch may hold half an operation: it must never become durable.
+            raise Refused(errno.EROFS)
         batch = self.catalog.batch
         log = self.log
+        number = log.place.segment
         try:
-            log.append_commit(batch.payloads(log.journal_bytes // 4))
+            log.append_commit(batch.payloads(log.journal_bytes))
         except DriveError as error:
             self.poison(error)
             raise
         self.catalog.take_batch()
+        if log.place.segment != number:
+            self.measure()
 
     def poison(self, error: Exception) -> None:
         """The log or the catalog failed: no change is accepted until the next mount recovers."""

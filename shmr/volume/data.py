@@ -80,7 +80,7 @@ class Data:
         if not payload:
             return
         if offset + len(payload) > inode.size:
-            self._reaper.finish(number)
+            self._reaper.finish(number, offset + len(payload))
         new = self._context.append_data(
             number, offset, payload, reserve_bytes=self._context.reserves.data_bytes
         )
@@ -146,7 +146,7 @@ class Data:
         rows: list[Row] = []
         freed = 0
         if size > inode.size:
-            self._reaper.finish(inode.number)
+            self._reaper.finish(inode.number, size)
             inode = self._context.get_inode(inode.number)
             rows = [self._hole_at_end(inode, size).row(inode.number)]
         elif size < inode.size:

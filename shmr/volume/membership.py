@@ -96,9 +96,9 @@ def create(
                 )
     filesystem = random_bytes(16)
     workspace_ids: tuple[bytes, ...] = ()
-    # The workspace comes last: without its superblocks a filesystem that was half made by a
-    # crash is seen as such, and no drive of it holds anything.
-    for pool in reversed(pools):
+    # The workspace comes first, so that one without superblocks is never half made: its disk is
+    # not mounted.
+    for pool in pools:
         pool_id = random_bytes(16)
         ids = tuple(random_bytes(16) for _ in pool.drives)
         for drive, drive_id in zip(pool.drives, ids, strict=True):
@@ -116,7 +116,8 @@ def create(
                 ids,
             )
             write_superblock(drive, block)
-        workspace_ids = ids
+        if pool is pools[0]:
+            workspace_ids = ids
     return Membership(filesystem, pools[0].drives, workspace_ids, created=True)
 
 
@@ -166,8 +167,11 @@ def identify(
 def _is_half_made(pools: Sequence[PoolDrives]) -> bool:
     """Did a power cut end the making of this filesystem before anything was stored in it?
 
-    Then no drive holds more than the superblock of a beginning, and some not even that.
+    Then no drive holds more than the superblock of a beginning, and some not even that, but the
+    workspace, which comes first, does. (A bare workspace beside others is one that is not mounted.)
     """
+    if not any(FIRST_SUPERBLOCK in drive.names() for drive in pools[0].drives):
+        return False
     whole = 0
     for pool in pools:
         for drive in pool.drives:

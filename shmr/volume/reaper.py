@@ -43,15 +43,25 @@ class Reaper:
         self._reap(number)
         return True
 
-    def finish(self, number: int) -> None:
-        """Work off the mark of one inode whole."""
-        while self.mark_of(number) is not None:
+    def finish(self, number: int, until: int) -> None:
+        """Work off the mark of one inode as far as its extents begin before `until`.
+
+        A file that grows to `until` needs no more of it gone, and who writes on waits each time
+        for a little.
+        """
+        while (mark := self.mark_of(number)) is not None and mark.start < until:
             self._reap(number)
 
     def _reap(self, number: int) -> None:
         mark = self.mark_of(number)
         assert mark is not None
-        reached, freed = self._catalog.drop_extents(Drop(number, mark.start, mark.end), STEP_ROWS)
+        try:
+            reached, freed = self._catalog.drop_extents(
+                Drop(number, mark.start, mark.end), STEP_ROWS
+            )
+        except Exception as error:
+            self._context.poison(error)
+            raise
         if reached < mark.end:
             rows = [Reap(reached, mark.end).row(number)]
         else:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import Catalog
 from shmr.catalog.examine import examine
-from shmr.errors import IntegrityError, SetupError
+from shmr.errors import DriveError, IntegrityError, SetupError
 from shmr.format.frame import Kind
 from shmr.format.records import Commit, Meta, SegmentEnd, Stream, decode_commit, decode_meta
 from shmr.format.rows import Place, Table
@@ -168,28 +168,23 @@ class _Replay:
         self._mend = not read_only
         self._ends: dict[int, SegmentEnd] = {}
         self._batches = 0
+        self._applied = start
 
     def run(self) -> Recovered:
-        applied = durable = self._start
         pending: list[_Pending] = []
-        metas: list[Meta] = []
         problem: str | None = None
         try:
-            for entry in self._journal.entries(self._start):
-                if entry.header.kind == Kind.META:
-                    metas.append(decode_meta(entry.payload))
-                elif entry.header.kind == Kind.COMMIT:
-                    commit = decode_commit(entry.payload)
-                    pending.append(_Pending(metas, commit, entry.place))
-                    metas = []
-                    while pending and pending[0].place.sequence <= commit.durable_seq:
-                        applied = durable = self._apply(pending.pop(0))
-        except IntegrityError as error:
+            self._read(pending)
+        except (IntegrityError, DriveError) as error:
+            # A torn tail does not verify; one that cannot be read is no torn tail.
             problem = str(error)
-        for batch in pending:
-            if not self._whole(batch):
-                break
-            applied = self._apply(batch)
+            self._mend = False
+        durable = self._applied
+        try:
+            self._apply_whole(pending)
+        except (IntegrityError, DriveError) as error:
+            problem = problem or str(error)
+        applied = self._applied
         claimed = self._journal.claimed_durable(applied)
         if claimed is not None:
             problem = problem or (
@@ -205,7 +200,7 @@ class _Replay:
             self._report.append(f"{self._batches} batches were replayed from the journal")
         return Recovered(self._catalog, applied, problem, self._report)
 
-    def _apply(self, batch: _Pending) -> Place:
+    def _apply(self, batch: _Pending) -> None:
         for meta in batch.metas:
             for drop in meta.drops:
                 self._catalog.replay_drop(drop)
@@ -214,7 +209,30 @@ class _Replay:
             self._ends[end.segment] = end.reached
         self._segments.next_number = max(self._segments.next_number, batch.commit.next_segment)
         self._batches += 1
-        return batch.place
+        self._applied = batch.place
+
+    def _read(self, pending: list[_Pending]) -> None:
+        """Read the journal to its end; apply what a later COMMIT claims durable.
+
+        What is left in `pending` nobody vouches for. Raises IntegrityError, DriveError.
+        """
+        metas: list[Meta] = []
+        for entry in self._journal.entries(self._start):
+            if entry.header.kind == Kind.META:
+                metas.append(decode_meta(entry.payload))
+            elif entry.header.kind == Kind.COMMIT:
+                commit = decode_commit(entry.payload)
+                pending.append(_Pending(metas, commit, entry.place))
+                metas = []
+                while pending and pending[0].place.sequence <= commit.durable_seq:
+                    self._apply(pending.pop(0))
+
+    def _apply_whole(self, pending: list[_Pending]) -> None:
+        """Apply the batches nobody vouches for, as far as their data is there."""
+        for batch in pending:
+            if not self._whole(batch):
+                break
+            self._apply(batch)
 
     def _whole(self, batch: _Pending) -> bool:
         """Is the data there that this batch's extents point to?

@@ -6,11 +6,11 @@ where there is one (`Writer`), so that a million rows delay nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 
 from shmr.catalog.catalog import Catalog
+from shmr.errors import ShmrError
 from shmr.format.records import Stream
 from shmr.format.rows import Row, Table, encode_number
 from shmr.log import snapshot
@@ -31,6 +31,7 @@ class Order:
 
     catalog: str
     first_number: int
+    number_count: int
     segment_bytes: int
 
 
@@ -41,7 +42,7 @@ def inline_writer(catalog: Catalog, store: SegmentStore) -> Writer:
     """Writes on the calling thread: for tools and simulations."""
 
     def write(order: Order) -> snapshot.Snapshot:
-        numbers: Iterator[int] = count(order.first_number)
+        numbers = iter(range(order.first_number, order.first_number + order.number_count))
         with catalog.last_checkpoint() as (place, rows):
             return snapshot.write(store, rows, place, numbers, order.segment_bytes)
 
@@ -56,20 +57,26 @@ class Snapshots:
         self._checkpoints = checkpoints
         self._writer = writer
         self.running = False
+        self._in_vain: tuple[int, int] | None = None
+        """Journal segments and free bytes when the last one could not be written."""
 
     def due(self) -> bool:
         context = self._context
         if context.read_only is not None or self.running:
             return False
-        store = context.reader.store
+        store, size = context.reader.store, context.log.journal_bytes
         count = len(store.of_stream(Stream.JOURNAL))
-        last = len(store.of_stream(Stream.SNAPSHOT)) * context.log.journal_bytes
+        needed, free = context.reserves.snapshot_bytes, store.free_bytes()
+        if self._in_vain is not None and count == self._in_vain[0] and free <= self._in_vain[1]:
+            return False
+        last = len(store.of_stream(Stream.SNAPSHOT)) * size
         limit = max(min(JOURNAL_BYTES, store.total_bytes() // 16), last)
-        if count > SEGMENTS_MAX or count * context.log.journal_bytes > limit:
+        if count > SEGMENTS_MAX or count * size > limit:
             return True
-        # Short of space: each mount begins a journal segment, and only a snapshot frees them.
-        needed = 2 + 2 * context.catalog.size_bytes() // context.log.journal_bytes
-        return count > needed and store.free_bytes() < context.reserves.create_bytes
+        # Short of space: only a snapshot frees the journal, and each mount begins a segment of it.
+        # The less often, the larger it is; but before deletes have used up what they are left.
+        short = free - store.segment_bytes < context.reserves.data_bytes
+        return short and count > 2 and count * size > min(needed // 4, 8 * size)
 
     def make(self) -> Work[None]:
         """A checkpoint, a snapshot of it, and the end of the journal before it.
@@ -80,11 +87,13 @@ class Snapshots:
         store = context.reader.store
         self.running = True
         try:
-            self._checkpoints.run()
             size = context.log.journal_bytes
-            # Numbers are set aside generously: rows take less in a snapshot than in the catalog.
-            order = Order(str(context.catalog.path), store.next_number, size)
-            store.next_number += 2 + 2 * context.catalog.size_bytes() // size
+            # Numbers are set aside generously (rows take less in a snapshot than in the catalog),
+            # and before the checkpoint, which makes it durable that they are taken.
+            count = 2 + 2 * context.catalog.size_bytes() // size
+            order = Order(str(context.catalog.path), store.next_number, count, size)
+            store.next_number += count
+            self._checkpoints.run()
             made = yield lambda: self._writer(order)
             for segment in made.segments:
                 store.segments[segment.number] = segment
@@ -95,5 +104,9 @@ class Snapshots:
                 ]
             )
             self._checkpoints.run()
+            self._in_vain = None
+        except ShmrError:
+            self._in_vain = len(store.of_stream(Stream.JOURNAL)), store.free_bytes()
+            raise
         finally:
             self.running = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shmr.core.reserve import reserves
+from shmr.format.records import Stream
 from shmr.format.rows import Table
 from shmr.volume.context import Context, Need
 
@@ -33,13 +35,22 @@ class Space:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        context.measure = self.measure
 
     def measure(self) -> None:
         """Set what is allowed now. Cheap; to be called when segments were claimed or freed."""
         context = self._context
         if context.read_only is not None:
             return
-        free = context.log.free_bytes()
+        log = context.log
+        held = sum(s.stream != Stream.DATA for s in log.store.segments.values())
+        context.reserves = reserves(
+            log.store.segment_bytes,
+            log.journal_bytes,
+            rows_bytes=context.catalog.truth_bytes(),
+            held_bytes=held * log.journal_bytes,
+        )
+        free = log.free_bytes()
         if free < context.reserves.create_bytes:
             context.allowed_from = Need.DELETE
         else:

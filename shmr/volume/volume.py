@@ -6,6 +6,7 @@ nothing else runs; what has to wait is handed out as jobs.
 
 from __future__ import annotations
 
+import logging
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import CatalogFailed
 from shmr.core.reserve import reserves, segment_size
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, NoSpace, Refused, SetupError
-from shmr.format.rows import ROOT, Inode, Place
+from shmr.errors import DriveError, IntegrityError, NoSpace, Refused, SetupError
+from shmr.format.records import Stream
+from shmr.format.rows import ROOT, Inode
 from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
 from shmr.log.reader import Background, LogReader
 from shmr.log.store import SegmentStore
@@ -33,6 +35,8 @@ from shmr.volume.recover import Recovered, recover
 from shmr.volume.snapshots import Snapshots, Writer, inline_writer
 from shmr.volume.space import Space, Usage
 from shmr.volume.xattrs import Xattrs
+
+logger = logging.getLogger(__name__)
 
 MakeWriter = Callable[[SegmentStore], Writer]
 
@@ -85,13 +89,20 @@ class Volume:
         clean = False
         if self.read_only is None:
             try:
-                self.handles.free_orphans()
+                self._free_orphans()
                 self.checkpoints.run()
                 self.log.seal()
                 clean = True
             except (CatalogFailed, DriveError, NoSpace, Refused) as error:
                 self.context.poison(error)
         self.abandon(clean=clean)
+
+    def _free_orphans(self) -> None:
+        """What nobody has open any more goes; one bad row is no reason to lose the rest."""
+        try:
+            self.handles.free_orphans()
+        except IntegrityError as error:
+            logger.error("an orphan is left for the checker: %s", error)
 
     def abandon(self, *, clean: bool = False) -> None:
         """Let go of everything without making anything durable, as a crash would."""
@@ -137,7 +148,7 @@ def open_volume(
     why = recovered.corrupt or ("mounted read-only" if read_only else None)
     log = None
     try:
-        log = None if why else _begin_log(store, recovered.place, clock, parallel)
+        log = None if why else _begin_log(store, recovered, clock, parallel)
         context = Context(recovered.catalog, log, reader, clock, limits)
         context.read_only = why
         if why is not None and context.catalog.inode(ROOT) is None:
@@ -146,7 +157,7 @@ def open_volume(
         if why is None:
             if context.catalog.inode(ROOT) is None:
                 context.apply([_root(clock()).row()])
-            volume.handles.free_orphans()
+            volume._free_orphans()
             volume.checkpoints.run()
             volume.space.measure()
     except BaseException:
@@ -159,19 +170,34 @@ def open_volume(
 
 
 def _begin_log(
-    store: SegmentStore, place: Place | None, clock: Callable[[], int], parallel: Parallel
+    store: SegmentStore, recovered: Recovered, clock: Callable[[], int], parallel: Parallel
 ) -> Log:
-    """A log that goes on from `place`, in a new segment."""
-    if place is None:
-        return Log(store, clock=clock, parallel=parallel)
-    previous = (place.segment, place.end, place.chain)
-    return Log(
-        store,
-        clock=clock,
-        parallel=parallel,
-        journal_sequence=place.sequence,
-        previous=previous,
-    )
+    """A log that goes on from where recovery came to, in a new segment.
+
+    Where there is no room even for that, data segments go in which nothing lives: what recovery
+    came to is durable in the journal, so nothing will ever point there again.
+    """
+    place = recovered.place
+    sequence = place.sequence if place else 0
+    previous = (place.segment, place.end, place.chain) if place else (0, 0, 0)
+
+    def begin() -> Log:
+        return Log(
+            store,
+            clock=clock,
+            parallel=parallel,
+            journal_sequence=sequence,
+            previous=previous,
+        )
+
+    try:
+        return begin()
+    except NoSpace:
+        live = recovered.catalog.live
+        for segment in store.of_stream(Stream.DATA):
+            if live.get(segment.number, 0) <= 0:
+                store.discard(segment.number)
+        return begin()
 
 
 def _root(now: int) -> Inode:

@@ -139,3 +139,23 @@ def test_another_filesystem_s_drive_is_named() -> None:
     other.drives[0].put("data-000000000001", b"something")
     with pytest.raises(SetupError, match="other"):
         found([world.drives[0], other.drives[0]])
+
+
+def test_a_bare_workspace_beside_archive_drives_is_no_beginning() -> None:
+    world = mirror(3)
+    pools = [
+        PoolDrives("ssd0", tuple(world.drives[:1])),
+        PoolDrives("smr0", tuple(world.drives[1:])),
+    ]
+    arguments = {
+        "catalog_exists": False,
+        "degraded": False,
+        "read_only": False,
+        "may_create": True,
+        "random_bytes": random.Random(1).randbytes,
+        "clock": lambda: 5,
+    }
+    identify("media", pools, **arguments)  # type: ignore[arg-type]
+    unmounted = [PoolDrives("ssd0", (World(2).add(),)), pools[1]]
+    with pytest.raises(SetupError, match="no superblock"):
+        identify("media", unmounted, **arguments)  # type: ignore[arg-type]
