@@ -87,8 +87,14 @@ def _mend(
                 base = None
             start = 0 if base is None else base.end
             if drive.size(segment.name) < claimed.end:
-                # No crash makes a copy shorter than what was written: it is made anew.
+                # No crash makes a copy shorter than what was written: it is made anew, from
+                # another that is known to be whole before this one goes.
                 copy.close()
+                _require_whole(
+                    tuple(f for i, f in zip(segment.drives, whole, strict=True) if i != index),
+                    opening,
+                    claimed,
+                )
                 drive.discard(segment.name)
                 copy = drive.claim(segment.name, max(opening[1].size_bytes, claimed.end))
                 base, start = None, 0
@@ -107,6 +113,21 @@ def _mend(
         finally:
             copy.close()
     store.reopen(segment.number)
+
+
+def _require_whole(
+    files: tuple[DriveFile, ...], opening: tuple[Found, Opening], claimed: SegmentEnd
+) -> None:
+    """Raise IntegrityError unless every frame up to the claimed end verifies on these copies."""
+    end = 0
+    for found in (opening[0], *_frames(files, opening, None, claimed)):
+        _bytes_of(files, found)
+        end = found.end
+    if not files or end != claimed.end:
+        raise IntegrityError(
+            f"segment {claimed.segment}: a copy is shorter than what was synced to it, and no other "
+            "copy is whole"
+        )
 
 
 def _bytes_of(files: tuple[DriveFile, ...], found: Found) -> bytes:

@@ -192,9 +192,12 @@ class _Replay:
                 f"or damaged (segment {applied.segment}, offset {applied.end})"
             )
         if problem is None and self._mend:
-            self._make_durable(durable, applied)
-            self._discard_behind(applied)
-        elif problem is not None:
+            try:
+                self._make_durable(durable, applied)
+                self._discard_behind(applied)
+            except IntegrityError as error:
+                problem = str(error)
+        if problem is not None:
             problem += "; the mount is read-only: copy your files out"
         if self._batches:
             self._report.append(f"{self._batches} batches were replayed from the journal")
