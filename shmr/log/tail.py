@@ -125,7 +125,7 @@ def _require_whole(
         end = found.end
     if not files or end != claimed.end:
         raise IntegrityError(
-            f"segment {claimed.segment}: a copy is shorter than what was synced to it, and no other "
+            f"segment {claimed.segment}: a copy is shorter than what was synced, and no other "
             "copy is whole"
         )
 
