@@ -27,11 +27,15 @@ def segment_name(stream: int, number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment file and the drives (indices) that hold a copy of it."""
+    """A segment file, the drives (indices) that hold a copy of it, and the bytes it takes there.
+
+    The size is each file's own: what new segments get changes with the size of the workspace.
+    """
 
     number: int
     stream: int
     drives: tuple[int, ...]
+    size_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -92,7 +96,8 @@ class SegmentStore:
                     f"{segment_name(stream, number)}; these drives were written by two daemons at "
                     "once, keep them as they are and ask for help"
                 )
-            self.segments[number] = Segment(number, stream, tuple(where))
+            size = self.drives[where[0]].size(segment_name(stream, number))
+            self.segments[number] = Segment(number, stream, tuple(where), size)
             self.next_number = max(self.next_number, number + 1)
 
     def of_stream(self, stream: int) -> list[Segment]:
@@ -148,7 +153,7 @@ class SegmentStore:
 
     def create(self, stream: int, number: int, size_bytes: int, where: tuple[int, ...]) -> Claim:
         """Claim the files of a segment. Blocking; any thread. Raises NoSpace, DriveError."""
-        segment = Segment(number, stream, where)
+        segment = Segment(number, stream, where, size_bytes)
         files: list[DriveFile] = []
         try:
             for index in where:

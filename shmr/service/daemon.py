@@ -184,7 +184,13 @@ def log_to_file(path: str) -> Callable[[], None]:
 
     def begin() -> None:
         logging.getLogger().removeHandler(held)
-        file = _PrivateLog(path, maxBytes=MIB, backupCount=3)
+        file: logging.Handler
+        try:
+            file = _PrivateLog(path, maxBytes=MIB, backupCount=3)
+        except OSError:
+            # A write-protected drive, mounted read-only: the system's log, or nowhere.
+            there = os.path.exists("/dev/log")
+            file = logging.handlers.SysLogHandler("/dev/log") if there else logging.NullHandler()
         _attach(file)
         held.setTarget(file)
         held.close()

@@ -57,7 +57,7 @@ class Cleaner:
             if number not in self._skip and live.get(number, 0) > 0 and store.copies > 1:
                 return number
         uses = (
-            SegmentUse(s.number, store.segment_bytes, live.get(s.number, 0))
+            SegmentUse(s.number, s.size_bytes, live.get(s.number, 0))
             for s in store.segments.values()
             if s.stream == Stream.DATA
             and not context.log.is_open(s.number)

@@ -61,9 +61,10 @@ class Space:
         """Bytes of data segments that nothing refers to: what cleaning could win."""
         context = self._context
         store = context.reader.store
-        segments = sum(1 for s in store.segments.values() if s.stream == 2)
+        data = (s for s in store.segments.values() if s.stream == Stream.DATA)
+        taken = sum(segment.size_bytes for segment in data)
         living = sum(max(0, live) for live in context.catalog.live.values())
-        return max(0, segments * store.segment_bytes - living)
+        return max(0, taken - living)
 
     def usage(self) -> Usage:
         context = self._context
