@@ -236,7 +236,7 @@ def _with_fault(trial: Trial, seed: int, count: int) -> None:
             elif not trial.survey():
                 break
         except Refused as error:
-            if not (error.errno == errno.EIO and trial.volume.read_only):
+            if error.errno not in (errno.EIO, errno.EROFS) or not trial.volume.read_only:
                 raise
         if trial.volume.log.failed and not trial.volume.read_only:
             raise Failure(f"the log failed ({trial.volume.log.failed}), changes go on")
