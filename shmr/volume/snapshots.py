@@ -90,7 +90,7 @@ class Snapshots:
             size = context.log.journal_bytes
             # Numbers are set aside generously (rows take less in a snapshot than in the catalog),
             # and before the checkpoint, which makes it durable that they are taken.
-            count = 2 + 2 * context.catalog.size_bytes() // size
+            count = 4 + 2 * context.catalog.truth_bytes() // size
             order = Order(str(context.catalog.path), store.next_number, count, size)
             store.next_number += count
             self._checkpoints.run()
