@@ -8,6 +8,7 @@ rows are examined one by one (`shmr.catalog.examine`).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -100,6 +101,28 @@ def leave_digest(path: Path) -> None:
         os.fsync(file.fileno())
     os.rename(temporary, path / DIGEST)
     _sync_directory(path)
+
+
+def allocate(path: Path, size_bytes: int, leave_bytes: int) -> bool:
+    """Make the LMDB file at least that long, with its space taken; False if there is no room.
+
+    `leave_bytes` of the disk stay free for others. LMDB writes where its map says and never cuts
+    the file, so a longer one is as good.
+    """
+    descriptor = os.open(path / DATA, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        present = os.fstat(descriptor).st_size
+        if present < size_bytes:
+            disk = os.fstatvfs(descriptor)
+            if disk.f_bavail * disk.f_frsize - (size_bytes - present) < leave_bytes:
+                return False
+            os.posix_fallocate(descriptor, present, size_bytes - present)
+    except OSError as error:
+        # Where allocation is not offered, there is no promise to be had.
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def private_copy(path: Path) -> TemporaryDirectory[str]:

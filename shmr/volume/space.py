@@ -36,6 +36,8 @@ class Space:
     def __init__(self, context: Context) -> None:
         self._context = context
         context.measure = self.measure
+        device = context.catalog.device()
+        self._shares_disk = any(d.device() == device for d in context.reader.store.drives)
 
     def measure(self) -> None:
         """Set what is allowed now. Cheap; to be called when segments were claimed or freed."""
@@ -50,8 +52,10 @@ class Space:
             rows_bytes=context.catalog.truth_bytes(),
             held_bytes=held * log.journal_bytes,
         )
+        if self._shares_disk:
+            context.catalog.leave_bytes = context.reserves.create_bytes
         free = log.free_bytes()
-        if free < context.reserves.create_bytes:
+        if free < context.reserves.create_bytes or context.catalog.short:
             context.allowed_from = Need.DELETE
         else:
             # Data is refused where it finds no segment: an open one may be filled to its end.

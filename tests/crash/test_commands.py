@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -46,8 +47,7 @@ def test_what_cannot_be_mounted_is_told_in_a_line(make_filesystem: Make) -> None
     assert "not empty" in fails(filesystem, "create", config)
     message = fails(filesystem, "mount", config, place)
     assert "drive-1" in message or "create" in message
-    (filesystem.drives[1] / "stranger").unlink()
-    filesystem.drives[1].rmdir()
+    shutil.rmtree(filesystem.drives[1])
     assert "drive-1" in fails(filesystem, "mount", config, place)
     filesystem.drives[1].write_text("a file")
     assert "drive-1" in fails(filesystem, "mount", config, place)
