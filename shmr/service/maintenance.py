@@ -19,6 +19,7 @@ from shmr.errors import NoSpace, ShmrError
 from shmr.format.records import Stream
 from shmr.log.log import FLUSH_BYTES
 from shmr.service.committer import Committer
+from shmr.units import MIB
 from shmr.volume.cleaner import Work
 from shmr.volume.volume import Volume
 
@@ -35,6 +36,8 @@ REAP_SLICE_S = 0.005
 CLEAN_FREE_SHARE = 0.2
 """Below this share of free space the cleaner takes any victim that wins something."""
 VICTIMS_PER_ROOM = 8
+WRITE_MAX_BYTES = MIB
+"""What the kernel writes at most in one request."""
 SNAPSHOT_PAUSE_S = 30.0
 SNAPSHOT_PAUSE_MAX_S = 3600.0
 """After a snapshot that failed; doubled each time."""
@@ -213,11 +216,14 @@ class Maintenance:
             return self._has_room() or more or volume.context.allowed_from < refused
 
     def _has_room(self) -> bool:
-        """May data be written now? Then whoever was refused should try again."""
+        """May as much as one request be written now? Then who was refused should try again."""
         log, reserves = self._volume.log, self._volume.context.reserves
         if self._volume.catalog.short:
             return False
-        return log.free_bytes() - log.store.segment_bytes >= reserves.data_bytes
+        size = log.store.segment_bytes
+        # The bytes of one request may begin in one segment and end in another.
+        segments = 1 + -(-WRITE_MAX_BYTES // size)
+        return log.free_bytes() - segments * size >= reserves.data_bytes
 
     async def _drive(self, work: Work[R], *, exclusive: bool = False) -> R:
         """Do a piece of work: what may wait in threads, the rest here.
