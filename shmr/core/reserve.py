@@ -17,13 +17,15 @@ SEGMENT_MAX_BYTES = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Reserves:
-    """Bytes that must stay claimable after data was written, and after something was created.
+    """Bytes that must stay claimable after data was written, after something was created, and
+    after the cleaner moved something.
 
     `snapshot_bytes` of them are for the next snapshot.
     """
 
     data_bytes: int
     create_bytes: int
+    clean_bytes: int
     snapshot_bytes: int
 
 
@@ -38,8 +40,9 @@ def reserves(
     """
     # Rows take less in a snapshot than in the catalog, but its segments do not become quite full.
     snapshot = min(rows_bytes + rows_bytes // 8, held_bytes) + journal_bytes
-    create = 2 * segment_bytes + 4 * journal_bytes + snapshot
-    return Reserves(create + 2 * segment_bytes, create, snapshot)
+    clean = 4 * journal_bytes + snapshot
+    create = clean + 2 * segment_bytes
+    return Reserves(create + 2 * segment_bytes, create, clean, snapshot)
 
 
 def segment_size(capacity_bytes: int, wanted_bytes: int | None = None) -> int:

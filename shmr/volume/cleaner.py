@@ -127,7 +127,13 @@ class Cleaner:
             # Only what still is where it was when it was read.
             if extent not in self._living(header.owner, start, end, number, found.at):
                 continue
-            new = self._context.append_data(header.owner, extent.offset, part, moving=True)
+            new = self._context.append_data(
+                header.owner,
+                extent.offset,
+                part,
+                reserve_bytes=self._context.reserves.clean_bytes,
+                moving=True,
+            )
             rows += (piece.row(header.owner) for piece in new)
             moved += extent.length
         self._context.apply(rows)

@@ -91,7 +91,7 @@ def available(filesystem: MountedFilesystem) -> int:
     ("least", "most", "size", "again", "rounds"),
     [
         pytest.param(1 << 20, 8 << 20, "96MiB", 5 << 20, 5, id="big files"),
-        pytest.param(1, 20_000, "24MiB", 1 << 20, 3, id="small files"),
+        pytest.param(1, 20_000, "24MiB", 1 << 20, 3, id="small files", marks=pytest.mark.thorough),
         pytest.param(0, 0, "16MiB", 0, 2, id="names", marks=pytest.mark.thorough),
     ],
 )
@@ -163,7 +163,13 @@ def small_disk(make_filesystem: Make) -> Iterator[MountedFilesystem]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("most", [20_000, 6 << 20], ids=["small files", "big files"])
+@pytest.mark.parametrize(
+    "most",
+    [
+        pytest.param(20_000, id="small files", marks=pytest.mark.thorough),
+        pytest.param(6 << 20, id="big files"),
+    ],
+)
 def test_a_disk_that_is_really_full_is_emptied_too(
     small_disk: MountedFilesystem, most: int
 ) -> None:
