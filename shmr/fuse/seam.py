@@ -20,6 +20,9 @@ class Names(Protocol):
 
     def lookup(self, parent: int, name: bytes, /) -> Inode: ...
 
+    def find(self, parent: int, name: bytes, /) -> Inode | None:
+        """Like `lookup`; None where that raises ENOENT for the name."""
+
     def create(
         self,
         parent: int,
@@ -57,6 +60,9 @@ class Xattrs(Protocol):
     """Extended attributes, POSIX ACLs among them."""
 
     def get(self, number: int, name: bytes, /) -> bytes: ...
+
+    def find(self, number: int, name: bytes, /) -> bytes | None:
+        """Like `get`; None where that raises ENODATA."""
 
     def set(self, number: int, name: bytes, value: bytes, /) -> None: ...
 

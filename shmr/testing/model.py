@@ -85,11 +85,15 @@ class ModelXattrs:
         return self._state.xattrs.get(number, {})
 
     def get(self, number: int, name: bytes) -> bytes:
+        value = self.find(number, name)
+        if value is None:
+            raise Refused(errno.ENODATA)
+        return value
+
+    def find(self, number: int, name: bytes) -> bytes | None:
         _check_xattr_name(name)
         self._state.inode(number)
-        if name not in self.of(number):
-            raise Refused(errno.ENODATA)
-        return self.of(number)[name]
+        return self.of(number).get(name)
 
     def list(self, number: int) -> list[bytes]:
         self._state.inode(number)

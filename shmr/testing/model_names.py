@@ -30,11 +30,14 @@ class ModelNames:
         self._handles = handles
 
     def lookup(self, parent: int, name: bytes) -> Inode:
-        self._directory(parent)
-        found = self._find(parent, name)
+        found = self.find(parent, name)
         if found is None:
             raise Refused(errno.ENOENT)
         return found
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        self._directory(parent)
+        return self._find(parent, name)
 
     def entries(self, directory: int, after: int) -> Iterator[tuple[bytes, Inode, int]]:
         self._directory(directory)

@@ -54,12 +54,19 @@ class Namespace:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         """The inode that `name` in `parent` is. Raises Refused: ENOENT, ENOTDIR, ENAMETOOLONG."""
+        inode = self.find(parent, name)
+        if inode is None:
+            raise Refused(errno.ENOENT)
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Like `lookup`; None if the directory has no such name, which is asked for often."""
         # The name is checked second, as Linux does, and the directory only where it matters.
         dentry = self._catalog.dentry(parent, name) if len(name) <= NAME_MAX else None
         if dentry is None:
             self._directory(parent)
             checked_name(name)
-            raise Refused(errno.ENOENT)
+            return None
         inode = self._catalog.inode(dentry.inode)
         if inode is None:
             raise IntegrityError(f"inode {dentry.inode}, named in directory {parent}, is missing")

@@ -41,10 +41,15 @@ class Xattrs:
 
     def get(self, number: int, name: bytes) -> bytes:
         """Raises Refused(ENODATA)."""
-        value = self._catalog.get(Table.XATTR, key_named(number, _checked(name)))
+        value = self.find(number, name)
         if value is None:
             raise Refused(errno.ENODATA)
-        return decode_bytes(value)
+        return value
+
+    def find(self, number: int, name: bytes) -> bytes | None:
+        """Like `get`; None if the inode has no such attribute, which is asked for often."""
+        value = self._catalog.get(Table.XATTR, key_named(number, _checked(name)))
+        return None if value is None else decode_bytes(value)
 
     def set(self, number: int, name: bytes, value: bytes) -> None:
         """Raises Refused: E2BIG, ENOSPC (64 KiB of names), EINVAL (an ACL that is none)."""
