@@ -7,6 +7,7 @@ returns the new ones for the same range; nothing is edited in place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from shmr.errors import IntegrityError
 from shmr.format.rows import Extent
@@ -48,6 +49,35 @@ def replace(touched: Iterable[Extent], start: int, end: int) -> Replacement:
             if tail.address is not None:
                 freed -= tail.length
     return Replacement(removed, kept, freed)
+
+
+class Dug(NamedTuple):
+    """What it takes to make a range a hole.
+
+    `hole` is one with the holes that touch the range; no other extent may begin inside it. `edges`
+    are what is left of data on both sides, `freed` the data bytes that no longer live.
+    """
+
+    hole: Extent
+    edges: list[Extent]
+    freed: int
+
+
+def dig(extents: Iterable[Extent], start: int, end: int) -> Dug:
+    """Make [start, end) a hole. `extents` are those that overlap or touch it."""
+    low, high = start, end
+    edges: list[Extent] = []
+    freed = 0
+    for extent in extents:
+        if extent.address is None:
+            low, high = min(low, extent.offset), max(high, extent.end)
+            continue
+        gone = extent.clip(start, end)
+        if gone is not None:
+            freed += gone.length
+            sides = extent.clip(0, start), extent.clip(end, extent.end)
+            edges += [side for side in sides if side is not None]
+    return Dug(Extent(low, high - low, None), edges, freed)
 
 
 def tiles(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:

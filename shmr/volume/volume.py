@@ -29,6 +29,7 @@ from shmr.volume.commits import Commits
 from shmr.volume.context import Context
 from shmr.volume.data import Data
 from shmr.volume.handles import Handles
+from shmr.volume.holes import Holes
 from shmr.volume.namespace import FIRST_COOKIE, Namespace
 from shmr.volume.reaper import Reaper
 from shmr.volume.recover import Recovered, recover
@@ -70,6 +71,7 @@ class Volume:
         writer = make_writer(store) if make_writer else inline_writer(context.catalog, store)
         self.snapshots = Snapshots(context, self.checkpoints, writer)
         self.space = Space(context)
+        self.holes = Holes(context, self.reaper, self.space)
 
     @property
     def read_only(self) -> str | None:
