@@ -110,31 +110,40 @@ class LogReader:
         at = extent.address
         if at is None:
             return bytes(length)
-        known = self._headers.get((at.segment, at.frame))
-        if known is None or (known.owner, known.position + at.skip, known.length) != (
-            inode,
-            extent.offset,
-            at.payload,
+        segment, at_frame, payload, at_skip = at
+        known = self._headers.get((segment, at_frame))
+        if (
+            known is None
+            or known.owner != inode
+            or known.length != payload
+            or known.position + at_skip != extent.offset
         ):
             return None
-        skip = at.skip + offset - extent.offset
+        skip = at_skip + offset - extent.offset
         low = skip - skip % GRANULE
-        high = min(-(-(skip + length) // GRANULE) * GRANULE, at.payload)
-        if length >= LEAST_BYTES:
-            self.read_ahead(at.segment, at.frame + skip, at.frame + skip + length)
-        copies = self.store.copies_of(at.segment)
+        size = skip + length - low
+        if size <= GRANULE:
+            size = min(GRANULE, payload - low)
+        else:
+            size = min(-(-size // GRANULE) * GRANULE, payload - low)
+            if length >= LEAST_BYTES:
+                self.read_ahead(segment, at_frame + skip, at_frame + skip + length)
+        copies = self.store.copies_of(segment)
         if not copies:
             return None
-        start = at.frame + frame.header_size(at.payload)
-        data = copies[0].read_cached(start + low, high - low)
-        if data is None or len(data) != high - low:
+        data = copies[0].read_cached(at_frame + frame.header_size(payload) + low, size)
+        if data is None or len(data) != size:
             return None
-        view = memoryview(data)
         table, index = known.table, low // GRANULE
-        for start in range(0, high - low, GRANULE):
-            if crc32c(view[start : start + GRANULE]) != table[index]:
+        view = memoryview(data)
+        if size <= GRANULE:
+            if crc32c(data) != table[index]:
                 return None
-            index += 1
+        else:
+            for start in range(0, size, GRANULE):
+                if crc32c(view[start : start + GRANULE]) != table[index]:
+                    return None
+                index += 1
         return view[skip - low : skip - low + length]
 
     def read_ahead(self, segment: int, start: int, end: int) -> None:
