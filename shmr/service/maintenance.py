@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from shmr.log.log import FLUSH_BYTES
 from shmr.service.committer import Committer
 from shmr.units import MIB
 from shmr.volume.cleaner import Work
+from shmr.volume.context import Need
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger("shmr.service")
@@ -55,6 +56,7 @@ class Maintenance:
         self._volume = volume
         self._committer = committer
         self._making_room = trio.Lock()
+        self._snapshotting = trio.Lock()
         self._fatal: CatalogFailed | None = None
         self._next_snapshot_s = 0.0
         self._snapshot_pause_s = SNAPSHOT_PAUSE_S
@@ -91,7 +93,7 @@ class Maintenance:
         volume.space.measure()
         if volume.snapshots.due() and trio.current_time() >= self._next_snapshot_s:
             # Beside everything else: it may take minutes.
-            nursery.start_soon(self._snapshot)
+            nursery.start_soon(self._snapshot, self._volume.snapshots.due)
         if self._wants_cleaning():
             async with self._making_room:
                 await self._clean(pressed=self._is_short())
@@ -104,18 +106,18 @@ class Maintenance:
             # The snapshot reads the pages that this would leave behind: the file would grow.
             await self._committer.commit()
             return
-        for _ in range(BULK_ROUNDS):
-            await self._committer.commit()
-            if self._volume.log.unsynced_bytes() < FLUSH_BYTES:
-                break
-        async with self._committer.exclusive:
-            try:
+        try:
+            for _ in range(BULK_ROUNDS):
+                await self._committer.commit()
+                if self._volume.log.unsynced_bytes() < FLUSH_BYTES:
+                    break
+            async with self._committer.exclusive:
                 self._volume.checkpoints.run()
-            except NoSpace:
-                logger.warning("no room for a checkpoint: delete something")
-            except CatalogFailed as error:
-                self._fatal = error
-                raise
+        except NoSpace:
+            logger.warning("no room for a checkpoint: delete something")
+        except CatalogFailed as error:
+            self._fatal = error
+            raise
 
     async def _reap(self) -> None:
         more = True
@@ -151,19 +153,24 @@ class Maintenance:
             return
         log.add_spare(claim)
 
-    async def _snapshot(self) -> None:
-        """Make one. What fails is tried again later and later, and stops nothing else."""
-        if self._volume.snapshots.running:
-            return
-        try:
-            await self._drive(self._volume.snapshots.make(), exclusive=True)
-            self._snapshot_pause_s = SNAPSHOT_PAUSE_S
-        except CatalogFailed as error:
-            self._fatal = error
-        except Exception as error:
-            self._next_snapshot_s = trio.current_time() + self._snapshot_pause_s
-            self._snapshot_pause_s = min(2 * self._snapshot_pause_s, SNAPSHOT_PAUSE_MAX_S)
-            logger.warning("no snapshot now, the journal grows on: %s", error)
+    async def _snapshot(self, wanted: Callable[[], bool]) -> None:
+        """Make one if it is still `wanted` when none is under way any more.
+
+        What fails is tried again later and later, and stops nothing else.
+        """
+        async with self._snapshotting:
+            if not wanted():
+                return
+            try:
+                await self._drive(self._volume.snapshots.make(), exclusive=True)
+                self._snapshot_pause_s = SNAPSHOT_PAUSE_S
+            except CatalogFailed as error:
+                self._fatal = error
+            except Exception as error:
+                self._next_snapshot_s = trio.current_time() + self._snapshot_pause_s
+                self._snapshot_pause_s = min(2 * self._snapshot_pause_s, SNAPSHOT_PAUSE_MAX_S)
+                logger.warning("no snapshot now, the journal grows on: %s", error)
+            self._volume.space.measure()
 
     # -- space ------------------------------------------------------------------------------
 
@@ -189,31 +196,47 @@ class Maintenance:
     async def make_room(self) -> bool:
         """Free space for somebody who found none; False if nothing can be won.
 
-        Reaps, frees what is dead, makes a snapshot if the journal is what takes the space, then
-        cleans the emptiest segments.
+        Reaps, frees what is dead, waits for a snapshot that is under way and makes one if the
+        journal is what takes the space, then cleans the emptiest segments; no more of it than is
+        needed to allow what was refused. Space comes back by segments: a file without data that
+        was deleted makes no room for another, but thousands of them do.
         """
         volume = self._volume
+        # Now, not when it is our turn: room may have been made for us in between.
+        refused = self._refused()
+
+        def lacking() -> bool:
+            return not self._has_room() and self._refused() >= refused
+
         async with self._making_room:
             if volume.read_only is not None:
                 return False
-            if self._has_room():
-                # Somebody before us in the queue made it.
+            if not lacking():
                 return True
-            refused = volume.context.allowed_from
+            if refused > Need.DELETE:
+                # What is claimed ahead counts as free, but the journal cannot use it.
+                volume.log.give_back_spares()
             await self._reap()
             await self.checkpoint()
             volume.space.measure()
-            if not self._has_room() and volume.snapshots.due():
-                await self._snapshot()
+            if lacking():
+                # One that is under way holds its space twice: until it ends, nothing is won.
+                await self._snapshot(lambda: lacking() and volume.snapshots.due(asked=True))
             cleaned = 0
-            while not self._has_room() and cleaned < VICTIMS_PER_ROOM:
+            while lacking() and cleaned < VICTIMS_PER_ROOM:
                 if not await self._clean(pressed=True):
                     break
                 cleaned += 1
                 await self.checkpoint()
-            volume.space.measure()
-            more = cleaned == VICTIMS_PER_ROOM
-            return self._has_room() or more or volume.context.allowed_from < refused
+                volume.space.measure()
+            return not lacking() or cleaned == VICTIMS_PER_ROOM
+
+    def _refused(self) -> int:
+        """How far space refuses now: requests of needs below this; commits too, if beyond all."""
+        log = self._volume.log
+        if log.store.free_bytes() < log.journal_bytes:
+            return Need.DELETE + 1
+        return self._volume.context.allowed_from
 
     def _has_room(self) -> bool:
         """May as much as one request be written now? Then who was refused should try again."""

@@ -87,11 +87,22 @@ class Checkpoints:
             and live.get(segment.number, 0) <= 0
             and not log.is_open(segment.number)
         ]
-        floor, newest = catalog.state(JOURNAL_FLOOR), catalog.state(SNAPSHOT)
-        if newest:
-            dead += (s.number for s in store.of_stream(Stream.JOURNAL) if s.number < floor)
-            dead += (s.number for s in store.of_stream(Stream.SNAPSHOT) if s.number < newest)
         for number in dead:
             live.pop(number, None)
             store.discard(number)
-        return len(dead)
+        return len(dead) + self.discard_replaced()
+
+    def discard_replaced(self) -> int:
+        """Discard journal and snapshots that the newest snapshot stands for; how many segments.
+
+        That snapshot is durable, and so is a checkpoint at its place or behind.
+        """
+        catalog, store = self._context.catalog, self._context.reader.store
+        floor, newest = catalog.state(JOURNAL_FLOOR), catalog.state(SNAPSHOT)
+        if not newest:
+            return 0
+        replaced = [s.number for s in store.of_stream(Stream.JOURNAL) if s.number < floor]
+        replaced += (s.number for s in store.of_stream(Stream.SNAPSHOT) if s.number < newest)
+        for number in replaced:
+            store.discard(number)
+        return len(replaced)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shmr.catalog.catalog import Catalog
-from shmr.errors import ShmrError
+from shmr.errors import NoSpace, ShmrError
 from shmr.format.records import Stream
 from shmr.format.rows import Row, Table, encode_number
 from shmr.log import snapshot
@@ -60,7 +60,13 @@ class Snapshots:
         self._in_vain: tuple[int, int] | None = None
         """Journal segments and free bytes when the last one could not be written."""
 
-    def due(self) -> bool:
+    def due(self, *, asked: bool = False) -> bool:
+        """Is it time? `asked`: somebody was refused for want of space, and waits.
+
+        A snapshot wins what the journal and the last one hold beyond the rows of now: each
+        mount's segment of the journal, and all that deletes made void, for of a file without data
+        nothing else ever goes.
+        """
         context = self._context
         if context.read_only is not None or self.running:
             return False
@@ -73,10 +79,13 @@ class Snapshots:
         limit = max(min(JOURNAL_BYTES, store.total_bytes() // 16), last)
         if count > SEGMENTS_MAX or count * size > limit:
             return True
-        # Short of space: only a snapshot frees the journal, and each mount begins a segment of it.
-        # The less often, the larger it is; but before deletes have used up what they are left.
-        short = free - store.segment_bytes < context.reserves.data_bytes
-        return short and count > 2 and count * size > min(needed // 4, 8 * size)
+        if count <= 2 or free - store.segment_bytes >= context.reserves.data_bytes:
+            return False
+        # Short of space. The less often, the larger it is; sooner for somebody who waits, though
+        # not for each file that is deleted and made again; and in any case before commits and
+        # deletes have used up what only they may take, or it would not fit any more.
+        share = needed // (16 if asked else 4)
+        return count * size > min(share, 8 * size) or free < context.reserves.clean_bytes
 
     def make(self) -> Work[None]:
         """A checkpoint, a snapshot of it, and the end of the journal before it.
@@ -103,7 +112,15 @@ class Snapshots:
                     Row(Table.STATE, JOURNAL_FLOOR, encode_number(made.place.segment)),
                 ]
             )
-            self._checkpoints.run()
+            try:
+                self._checkpoints.run()
+            except NoSpace:
+                # Deletes went on while it was written, and used up what they are left. What it
+                # replaces goes first then: it is durable, found without the rows that name it,
+                # and a checkpoint stands at its place or behind. A batch of deletes is no larger
+                # than what it deletes, which is in what goes here.
+                self._checkpoints.discard_replaced()
+                self._checkpoints.run()
             self._in_vain = None
         except ShmrError:
             self._in_vain = len(store.of_stream(Stream.JOURNAL)), store.free_bytes()

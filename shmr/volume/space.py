@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from shmr.core.reserve import reserves
@@ -45,12 +46,13 @@ class Space:
         if context.read_only is not None:
             return
         log = context.log
-        held = sum(s.stream != Stream.DATA for s in log.store.segments.values())
+        held = Counter(segment.stream for segment in log.store.segments.values())
         context.reserves = reserves(
             log.store.segment_bytes,
             log.journal_bytes,
             rows_bytes=context.catalog.truth_bytes(),
-            held_bytes=held * log.journal_bytes,
+            last_bytes=held[Stream.SNAPSHOT] * log.journal_bytes,
+            since_bytes=held[Stream.JOURNAL] * log.journal_bytes,
         )
         if self._shares_disk:
             context.catalog.leave_bytes = context.reserves.create_bytes
