@@ -1,14 +1,16 @@
 """The filesystem as it ought to behave: plain dictionaries, no drives, no speed, no doubt.
 
-`Model` has the interface of a volume (`names`, `attributes`, `xattrs`, `data`, `handles`) and
-answers every call with the result or the errno that ext4 gives, in the order in which Linux checks
-(fs/namei.c, fs/attr.c, fs/xattr.c, fs/posix_acl.c). Who may do what is not modelled: the kernel
-checks permissions above. Space never ends, and `allocated` is always 0.
+`Model` has the interface of a volume (`names`, `attributes`, `xattrs`, `data`, `holes`, `handles`)
+and answers every call with the result or the errno that ext4 gives, in the order in which Linux
+checks (fs/namei.c, fs/attr.c, fs/open.c, fs/xattr.c, fs/posix_acl.c). Who may do what is not
+modelled: the kernel checks permissions above. Space never ends, and `allocated` is always 0.
 
 Where a call could be answered in two ways this is the one:
 
 * Directories have the size 0 and one link for each subdirectory beside their two.
-* Writes leave the times alone (the kernel sets them); a size that is set moves mtime and ctime.
+* Writes leave the times alone (the kernel sets them); a size that is set moves mtime and ctime,
+  and so does fallocate.
+* Holes are what was not written, byte for byte.
 * One operation reads the clock once, and only when it changes something.
 
 Every value in here is immutable, so `copy` costs little and a version once kept stays as it is.
@@ -24,8 +26,10 @@ from shmr.core import acl
 from shmr.errors import IntegrityError, Refused
 from shmr.format.rows import NAME_MAX, ROOT, SIZE_MAX, TIME_MAX_NS, TIME_MIN_NS, Inode
 from shmr.testing.content import Content
+from shmr.testing.model_holes import ModelHoles
 from shmr.testing.model_names import FIRST_COOKIE, ModelNames
 from shmr.testing.model_state import ModelHandles, State
+from shmr.testing.ranges import Ranges
 from shmr.testing.tree import Tree, tree_of
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
@@ -56,6 +60,7 @@ class Model:
         self.handles = ModelHandles(self.state) if handles is None else handles
         self.xattrs = ModelXattrs(self.state, clock)
         self.data = ModelData(self.state)
+        self.holes = ModelHoles(self.state, clock)
         self.attributes = ModelAttributes(self.state, clock, self.data, self.xattrs)
         self.names = ModelNames(self.state, clock, self.handles)
 
@@ -198,6 +203,8 @@ class ModelData:
             raise Refused(errno.EFBIG)
         content = self.content(number).write(offset, bytes(payload))
         self._state.contents[number] = content
+        data = self._state.data.get(number, Ranges())
+        self._state.data[number] = data.with_range(offset, offset + len(payload))
         self._state.put(inode._replace(size=content.size))
 
     def truncate(self, number: int, size: int) -> Inode:
@@ -207,6 +214,8 @@ class ModelData:
         if size > SIZE_MAX:
             raise Refused(errno.EFBIG)
         self._state.contents[number] = self.content(number).truncate(size)
+        data = self._state.data.get(number, Ranges())
+        self._state.data[number] = data.without(size, SIZE_MAX)
         inode = inode._replace(size=size)
         self._state.put(inode)
         return inode

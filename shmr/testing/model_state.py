@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shmr.errors import Refused
 from shmr.format.rows import ROOT, Inode
 from shmr.testing.content import Content
+from shmr.testing.ranges import Ranges
 
 Directory = dict[bytes, tuple[int, int]]
 """Name to (inode, cookie). Never changed in place."""
@@ -21,6 +22,8 @@ class State:
     directories: dict[int, Directory] = field(default_factory=dict)
     xattrs: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
     contents: dict[int, Content] = field(default_factory=dict)
+    data: dict[int, Ranges] = field(default_factory=dict)
+    """What of a file was written and is no hole."""
     next_inode: int = ROOT + 1
 
     def copy(self) -> State:
@@ -29,6 +32,7 @@ class State:
             self.directories.copy(),
             self.xattrs.copy(),
             self.contents.copy(),
+            self.data.copy(),
             self.next_inode,
         )
 
@@ -87,5 +91,6 @@ class ModelHandles:
                 self._state.directories,
                 self._state.xattrs,
                 self._state.contents,
+                self._state.data,
             ):
                 table.pop(number, None)

@@ -1,8 +1,8 @@
 """Operations as values: generated from a seed, performed on a volume and on the model alike.
 
 An operation names files by path, because inode numbers differ between the two. `perform` returns
-what the caller of the system call would learn: nothing, or the errno. What only a volume has
-(commit, checkpoint, cleaner, ...) is an operation here too, and is performed elsewhere
+what the caller of the system call would learn: nothing, the errno, or what was found. What only a
+volume has (commit, checkpoint, cleaner, ...) is an operation here too, and is performed elsewhere
 (`shmr.testing.trial`).
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import random
 import stat
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shmr.errors import IntegrityError, Refused
@@ -34,6 +33,11 @@ FAVOURITE = b"/a"
 SLOTS = 3
 XATTRS = (b"user.one", b"user.two", b"trusted.three")
 LARGE = 700 * KIB
+BEFORE_HOLES = frozenset({0, 2, 3, 8, 10, 16, 17, 23, 26, 37, 42, 57, 98})
+"""Seeds that found something before there were operations on holes. They have none, so that they
+make what they made; tests name them."""
+Answer = int | tuple[int, ...] | None
+"""Of an operation: the errno of what was refused, what was found, or nothing."""
 
 
 class Operation(NamedTuple):
@@ -60,15 +64,15 @@ class Performer:
         self._on = filesystem
         self.slots: dict[int, int] = {}
 
-    def perform(self, operation: Operation) -> int | None:
-        """Do it. Returns the errno of what was refused; lets all other errors through."""
+    def perform(self, operation: Operation) -> Answer:
+        """Do it, and answer; lets all errors but refusals through."""
         try:
-            getattr(self, "_" + operation.verb)(*operation.arguments)
+            answer: Answer = getattr(self, "_" + operation.verb)(*operation.arguments)
         except Refused as error:
             if error.errno == errno.ENOSPC:
                 raise
             return error.errno
-        return None
+        return answer
 
     def find(self, path: bytes) -> Inode:
         inode: Inode = self._on.attributes.get(ROOT)
@@ -119,6 +123,26 @@ class Performer:
     def _cut(self, path: bytes, size: int) -> None:
         self._on.data.truncate(self.find(path).number, size)
 
+    def _punch(self, path: bytes, offset: int, length: int) -> None:
+        self._on.holes.punch(self.find(path).number, offset, length)
+
+    def _zero(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
+        self._on.holes.zero(self.find(path).number, offset, length, keep_size=keep_size)
+
+    def _allocate(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
+        self._on.holes.allocate(self.find(path).number, offset, length, keep_size=keep_size)
+
+    def _seek(self, path: bytes, offset: int, hole: bool) -> tuple[int, ...]:
+        """All ends of data and holes from `offset` on."""
+        number = self.find(path).number
+        found = [self._on.holes.seek(number, offset, hole=hole)]
+        try:
+            while True:
+                hole = not hole
+                found.append(self._on.holes.seek(number, found[-1], hole=hole))
+        except Refused:
+            return tuple(found)
+
     def _attributes(self, path: bytes, mode: int, uid: int, mtime_ns: int) -> None:
         change = AttributeChange(mode=mode, uid=uid, mtime_ns=mtime_ns)
         self._on.attributes.set(self.find(path).number, change)
@@ -149,6 +173,8 @@ class Generator:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
+        chances = _CHANCES if seed in BEFORE_HOLES else _CHANCES | _CHANCES_OF_HOLES
+        self._verbs, self._weights = tuple(chances), tuple(chances.values())
         self._seeds = 0
         self._files: list[bytes] = []
 
@@ -160,7 +186,7 @@ class Generator:
         return first + [self.next() for _ in range(count - len(first))]
 
     def next(self) -> Operation:
-        verb = self._rng.choices(_VERBS, _WEIGHTS)[0]
+        verb = self._rng.choices(self._verbs, self._weights)[0]
         made: Operation = getattr(self, "_" + verb)()
         return made
 
@@ -239,6 +265,28 @@ class Generator:
     def _cut(self) -> Operation:
         return Operation("cut", (self.path(), self._size()))
 
+    def _hole(self) -> tuple[bytes, int, int]:
+        """A file and a range of it, most often one that has data in it."""
+        rng = self._rng
+        offset, length = self._range()
+        if rng.random() < 0.15:
+            length = rng.choice((0, 1, 4096, rng.randrange(1 << 45), 2**63 - 1))
+        return self.path(), offset, length
+
+    def _punch(self) -> Operation:
+        return Operation("punch", self._hole())
+
+    def _zero(self) -> Operation:
+        return Operation("zero", (*self._hole(), self._rng.random() < 0.5))
+
+    def _allocate(self) -> Operation:
+        return Operation("allocate", (*self._hole(), self._rng.random() < 0.3))
+
+    def _seek(self) -> Operation:
+        rng = self._rng
+        offset = rng.choice((0, rng.randrange(300_000), self._range()[0]))
+        return Operation("seek", (self.path(), offset, rng.random() < 0.5))
+
     def _attributes(self) -> Operation:
         rng = self._rng
         mode = rng.choice((0o600, 0o4755, 0o1777))
@@ -274,5 +322,4 @@ _CHANCES = {
     "truncate": 5, "cut": 3, "attributes": 3, "set_xattr": 7, "remove_xattr": 1, "open": 3,
     "write_open": 4, "close": 2, "maintain": 22,
 }  # fmt: skip
-_VERBS: Sequence[str] = tuple(_CHANCES)
-_WEIGHTS: Sequence[int] = tuple(_CHANCES.values())
+_CHANCES_OF_HOLES = {"punch": 8, "zero": 4, "allocate": 3, "seek": 4}

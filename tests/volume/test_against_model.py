@@ -88,6 +88,22 @@ class VolumeAgainstModel(RuleBasedStateMachine):
     def cut(self, path: bytes, size: int) -> None:
         self._do("cut", path, size)
 
+    @rule(path=paths, offset=offsets, length=lengths | sizes)
+    def punch(self, path: bytes, offset: int, length: int) -> None:
+        self._do("punch", path, offset, length)
+
+    @rule(path=paths, offset=offsets, length=lengths | sizes, keep_size=st.booleans())
+    def zero(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
+        self._do("zero", path, offset, length, keep_size)
+
+    @rule(path=paths, offset=offsets | sizes, length=lengths | sizes, keep_size=st.booleans())
+    def allocate(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
+        self._do("allocate", path, offset, length, keep_size)
+
+    @rule(path=paths, offset=offsets | sizes, hole=st.booleans())
+    def seek(self, path: bytes, offset: int, hole: bool) -> None:
+        self._do("seek", path, offset, hole)
+
     @rule(path=paths, mode=modes, uid=st.integers(0, 3), time=times)
     def attributes(self, path: bytes, mode: int, uid: int, time: int) -> None:
         self._do("attributes", path, mode, uid, time)
