@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmr.core.extent import replace, tiles
+from shmr.core.extent import dig, replace, tiles
 from shmr.errors import IntegrityError
 from shmr.format.rows import Address, Extent
 
@@ -68,6 +68,30 @@ def test_an_overwrite_cuts_out_its_range_and_nothing_else(
             assert extent.offset + index not in found, "extents overlap"
             found[extent.offset + index] = cell
     assert found == expected
+
+
+@given(files().filter(len), st.data())
+def test_what_is_dug_is_one_hole_and_all_else_stays(
+    extents: list[Extent], data: st.DataObject
+) -> None:
+    before = cells(extents)
+    start = data.draw(st.integers(0, len(before) - 1))
+    end = data.draw(st.integers(start + 1, len(before)))
+    near = [extent for extent in extents if extent.end >= start and extent.offset <= end]
+    dug = dig(near, start, end)
+    table = {
+        extent.offset: extent for extent in extents if not start <= extent.offset < dug.hole.end
+    }
+    table |= {extent.offset: extent for extent in (dug.hole, *dug.edges)}
+    left = [table[offset] for offset in sorted(table)]
+    assert cells(left) == before[:start] + [None] * (end - start) + before[end:]
+    assert dug.freed == sum(cell is not None for cell in before[start:end])
+    beside = [e for e in left if e.end == dug.hole.offset or e.offset == dug.hole.end]
+    before_holes = [e for e in extents if e.address is None]
+    for extent in beside:
+        if extent.address is None:
+            assert extent in before_holes, "holes side by side were so before"
+            assert extent.end < start or extent.offset > end
 
 
 @given(files(), st.data())

@@ -1,7 +1,8 @@
 """The model is right: it says what the filesystem under the temporary directory does.
 
 Random operations go to both, errnos and trees are compared. Needs root (ids, no permission
-checks), and a filesystem with ext4's link counts and extended attributes.
+checks), and a filesystem with ext4's link counts and extended attributes; holes are tried where it
+can make them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from shmr.volume.context import Caller
 
 UMASK = 0o027
 CALLER = Caller(0, 0, UMASK)
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 name = st.sampled_from([b"a", b"b", b"c", b"x" * 255, b"x" * 256])
 path = st.lists(name, min_size=1, max_size=3).map(tuple)
@@ -50,6 +53,10 @@ ACLS = [
 attribute = st.sampled_from([b"user.x", b"trusted.y", acl.ACCESS, acl.DEFAULT])
 value = st.sampled_from([b"", b"rub", *(acl.encode(one) for one in ACLS)])
 offset = st.sampled_from([0, 1, 4095, 4096, 100_000])
+length = st.sampled_from([-1, 0, 1, 100, 4096, 5000, 100_000, 2**63 - 1])
+fallocate_mode = st.sampled_from(
+    [0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | 1]
+)
 kind = st.sampled_from([stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])
 operation = st.one_of(
     st.tuples(st.just("mknod"), path, kind, mode),
@@ -65,6 +72,7 @@ operation = st.one_of(
     st.tuples(st.just("utime"), path, st.sampled_from([-1, 0, 1, 2**32 * 10**9 + 7])),
     st.tuples(st.just("truncate"), path, offset),
     st.tuples(st.just("write"), path, offset, st.binary(max_size=20)),
+    st.tuples(st.just("fallocate"), path, fallocate_mode, offset, length),
     st.tuples(st.just("setxattr"), path, attribute, value),
     st.tuples(st.just("removexattr"), path, attribute),
 )
@@ -123,6 +131,25 @@ class Linux:
         fd = os.open(self.at(path), os.O_WRONLY)
         try:
             os.pwrite(fd, content, offset)
+        finally:
+            os.close(fd)
+
+    def fallocate(self, path: tuple[bytes, ...], mode: int, offset: int, length: int) -> None:
+        kind = stat.S_IFMT(os.lstat(self.at(path)).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFDIR):
+            raise OSError(errno.ENODEV, "nothing that can be opened")
+        if kind == stat.S_IFDIR and length > 0:
+            raise IsADirectoryError(errno.EISDIR, "never open for writing")
+        fd = os.open(self.at(path), os.O_RDONLY if kind == stat.S_IFDIR else os.O_RDWR)
+        try:
+            fallocate(fd, mode, offset, length)
+        finally:
+            os.close(fd)
+
+    def seek(self, path: tuple[bytes, ...], offset: int, hole: bool) -> int:
+        fd = os.open(self.at(path), os.O_RDONLY)
+        try:
+            return os.lseek(fd, offset, os.SEEK_HOLE if hole else os.SEEK_DATA)
         finally:
             os.close(fd)
 
@@ -241,6 +268,21 @@ class Modelled:
     def write(self, path: tuple[bytes, ...], offset: int, content: bytes) -> None:
         self.model.data.write(self.at(path), offset, content)
 
+    def fallocate(self, path: tuple[bytes, ...], mode: int, offset: int, length: int) -> None:
+        number = self.at(path)
+        kind = stat.S_IFMT(self.model.attributes.get(number).mode)
+        if kind not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFDIR):
+            raise Refused(errno.ENODEV)  # before the range is looked at: it cannot be opened
+        if mode & PUNCH_HOLE:
+            self.model.holes.punch(number, offset, length)
+        elif mode & ZERO_RANGE:
+            self.model.holes.zero(number, offset, length, keep_size=bool(mode & KEEP_SIZE))
+        else:
+            self.model.holes.allocate(number, offset, length, keep_size=bool(mode & KEEP_SIZE))
+
+    def seek(self, path: tuple[bytes, ...], offset: int, hole: bool) -> int:
+        return self.model.holes.seek(self.at(path), offset, hole=hole)
+
     def setxattr(self, path: tuple[bytes, ...], name: bytes, value: bytes) -> None:
         self.model.xattrs.set(self.plain(path), name, value, CALLER)
 
@@ -268,7 +310,24 @@ class Modelled:
         return found
 
 
-def result(call: Callable[[], None]) -> str:
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _libc.fallocate(fd, mode, offset, length):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def makes_holes(place: Path) -> bool:
+    """Can the filesystem at `place` do all that is asked of fallocate(2) here?"""
+    with tempfile.TemporaryFile(dir=place) as file:
+        try:
+            for mode in (0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE):
+                fallocate(file.fileno(), mode, 0, 4096)
+        except OSError:
+            return False
+    return True
+
+
+def result(call: Callable[[], object]) -> str:
     try:
         call()
     except Refused as error:
@@ -296,6 +355,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.umask(before)
 
 
+def check_holes(linux: Linux, model: Modelled, path: tuple[bytes, ...], offset: int) -> None:
+    """A filesystem of blocks finds data no later, and holes no sooner, than one of bytes."""
+    for hole in (True, False):
+        wanted = result(lambda: model.seek(path, offset, hole))  # noqa: B023
+        found = result(lambda: linux.seek(path, offset, hole))  # noqa: B023
+        if wanted == "done":
+            assert found == "done", f"{path} at {offset}, {hole=}"
+            one, two = model.seek(path, offset, hole), linux.seek(path, offset, hole)
+            assert two >= one if hole else two <= one
+        elif hole:
+            assert found == wanted == "ENXIO"
+
+
 @settings(
     max_examples=150,
     deadline=None,
@@ -307,11 +379,17 @@ def test_model_and_linux_agree(place: Path, operations: list[tuple[object, ...]]
     try:
         facts = os.lstat(top)
         linux, model = Linux(top), Modelled(facts.st_gid, facts.st_mode)
+        with_holes = makes_holes(place)
         for verb, *arguments in operations:
+            if verb == "fallocate" and not with_holes:
+                continue
             expected = result(lambda: getattr(linux, str(verb))(*arguments))  # noqa: B023
             assert result(lambda: getattr(model, str(verb))(*arguments)) == expected, (  # noqa: B023
                 f"{verb} {arguments}"
             )
         assert model.tree() == linux.tree()
+        for found, entry in model.tree().items():
+            for at in (0, 1, 4096, 50_000, 100_000) if entry[0] == "file" else ():
+                check_holes(linux, model, tuple(found[1:].split(b"/")), at)
     finally:
         shutil.rmtree(top)
