@@ -91,7 +91,8 @@ class Maintenance:
             await self.checkpoint()
         await self._claim_ahead()
         volume.space.measure()
-        if volume.snapshots.due() and trio.current_time() >= self._next_snapshot_s:
+        paused = trio.current_time() < self._next_snapshot_s and not volume.snapshots.pressing
+        if not paused and volume.snapshots.due():
             # Beside everything else: it may take minutes.
             nursery.start_soon(self._snapshot, self._volume.snapshots.due)
         if self._wants_cleaning():

@@ -85,7 +85,13 @@ class Snapshots:
         # not for each file that is deleted and made again; and in any case before commits and
         # deletes have used up what only they may take, or it would not fit any more.
         share = needed // (16 if asked else 4)
-        return count * size > min(share, 8 * size) or free < context.reserves.clean_bytes
+        return count * size > min(share, 8 * size) or self.pressing
+
+    @property
+    def pressing(self) -> bool:
+        """Do commits and deletes already use what only they may take?"""
+        context = self._context
+        return context.reader.store.free_bytes() < context.reserves.clean_bytes
 
     def make(self) -> Work[None]:
         """A checkpoint, a snapshot of it, and the end of the journal before it.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from shmr.errors import NoSpace
 from shmr.testing.tree import tree_of
-from shmr.testing.trial import Trial, scratch, tight_limits
+from shmr.testing.trial import CATALOG, Trial, scratch, tight_limits
 from shmr.testing.workload import CALLER, payload
 from shmr.units import KIB, MIB
 from shmr.volume.cleaner import run_inline
+from shmr.volume.volume import Volume
 
 FILE = 0o100644
 PIECE = 100 * KIB
@@ -106,3 +108,84 @@ def test_what_statfs_promises_can_be_written(full: Trial) -> None:
             written += 4096
     # Headers take a share, in segments as small as these a large one.
     assert written >= promised * 0.8
+
+
+@pytest.fixture(params=[1, 40], ids=["commits of one", "commits of forty"])
+def named(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """A volume full of files without data, so that the journal is what takes the space."""
+    with scratch() as place:
+        trial = Trial(place, capacity_bytes=12 * MIB, segment_bytes=MIB)
+        trial.start()
+        volume, number = trial.volume, 0
+        with pytest.raises(NoSpace):
+            while True:
+                volume.names.create(1, b"%d" % number + b"x" * 200, FILE, CALLER)
+                number += 1
+                if number % request.param == 0:
+                    volume.commits.now()
+                if number % 500 == 0:
+                    maintain(volume)
+        assert number > 1000
+        yield trial
+        trial.volume.abandon()
+
+
+def maintain(volume: Volume, *, asked: bool = False) -> None:
+    """What the daemon does beside requests."""
+    volume.checkpoints.run()
+    volume.space.measure()
+    if volume.snapshots.due(asked=asked):
+        run_inline(volume.snapshots.make())
+        volume.space.measure()
+
+
+def create(volume: Volume, name: bytes) -> None:
+    """As a request does that asks for room where it finds none."""
+    try:
+        volume.names.create(1, name, FILE, CALLER)
+    except NoSpace:
+        maintain(volume, asked=True)
+        volume.names.create(1, name, FILE, CALLER)
+
+
+def test_deleted_names_make_room_for_new_ones(named: Trial) -> None:
+    volume = named.volume
+    names = [name for name, _, _ in volume.names.entries(1, 0)]
+    for number, name in enumerate(names[::2]):
+        volume.names.unlink(1, name)
+        if number % 100 == 0:
+            maintain(volume)
+    for number in range(len(names) // 4):
+        create(volume, b"again %d" % number)
+        if number % 100 == 0:
+            maintain(volume)
+
+
+def test_everything_can_be_deleted_while_a_snapshot_is_written(named: Trial) -> None:
+    """However long that takes: what finds no room to be committed is committed at its end."""
+    volume = named.volume
+    work = volume.snapshots.make()
+    made = next(work)()
+    refused = 0
+    for name, _, _ in list(volume.names.entries(1, 0)):
+        volume.names.unlink(1, name)
+        try:
+            volume.commits.now()
+        except NoSpace:
+            refused += 1
+    assert refused
+    with pytest.raises(StopIteration):
+        work.send(made)
+    create(volume, b"again")
+    volume.commits.now()
+    for how in ("kill", "rebuild", "clean"):
+        if how == "clean":
+            volume.close()
+        else:
+            volume.abandon()
+            named.world = named.world.kill()
+        if how == "rebuild":
+            shutil.rmtree(named.place / CATALOG)
+        volume = named.volume = named.mount()
+        assert volume.read_only is None
+        assert [name for name, _, _ in volume.names.entries(1, 0)] == [b"again"]
