@@ -37,7 +37,7 @@ LAYERS = {
 # Decisions are made over the values that formats define; no format knows of a decision.
 WITHIN_A_LAYER = {("core", "format")}
 LAST_LAYER_WITHOUT_FUSE = 4
-WAITING = {"trio", "pyfuse3"}
+WAITING = {"trio"}
 PURE_LAYER = 1
 IMPURE = {
     "asyncio", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "random", "secrets",
@@ -145,7 +145,7 @@ def test_formats_and_decisions_reach_for_nothing(module: Path) -> None:
         assert not found & IMPURE
 
 
-def test_the_filesystem_imports_where_libfuse_is_absent() -> None:
+def test_the_filesystem_imports_where_trio_is_absent() -> None:
     below = [
         module_name(path)
         for path in MODULES
@@ -153,7 +153,7 @@ def test_the_filesystem_imports_where_libfuse_is_absent() -> None:
     ]
     code = (
         "import importlib, sys\n"
-        "sys.modules['pyfuse3'] = sys.modules['trio'] = None\n"
+        "sys.modules['trio'] = None\n"
         "for name in ['shmr', *sys.argv[1:]]:\n"
         "    importlib.import_module(name)\n"
     )

@@ -1,8 +1,8 @@
 """The functions of the library that commands call, found when a command runs and not before.
 
-`shmr.service` needs libfuse and takes a moment to import. So it is imported when a command needs
-it: `--help` is quick, and a machine without libfuse gets a sentence instead of a traceback.
-This is the only place that does so.
+`shmr.service` needs trio, LMDB and more, and takes a moment to import. So it is imported when a
+command needs it: `--help` is quick, and a machine that lacks one of them gets a sentence instead of
+a traceback. This is the only place that does so.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ class Service(Protocol):
 
 
 def load_service() -> Service:
-    """The module `shmr.service`. Raises SetupError when libfuse or a Python package is missing."""
+    """The module `shmr.service`. Raises SetupError when a Python package is missing."""
     try:
         return cast(Service, importlib.import_module("shmr.service"))
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] == "shmr":
             raise  # a mistake of ours, not of the machine
         raise SetupError(
-            f"cannot be run here: {error}; install libfuse 3 (Debian: apt install fuse3) "
-            "and shmr's Python packages (pip install shmr)"
+            f"cannot be run here: {error}; install shmr's Python packages (pip install shmr)"
         ) from error

@@ -1,4 +1,4 @@
-"""The door to the kernel: FUSE requests become calls of a volume, and its answers replies.
+"""The kernel's FUSE requests as calls of a volume.
 
-`session.serve` is the one entry; nothing above this package needs to know pyfuse3.
+`session.serve` is the one entry.
 """

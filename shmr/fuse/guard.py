@@ -1,6 +1,6 @@
 """What stands around every request handler, so that no request ends the daemon.
 
-pyfuse3 ends its loop at any exception but FUSEError. Here every exception becomes one:
+What a handler raises becomes an errno:
 
 Refused                      its errno, silently: the caller asked for it
 NoSpace                      room is asked for and the request tried again, a few times
@@ -14,135 +14,39 @@ that raises NoSpace must have changed nothing, or nothing that doing it twice wo
 from __future__ import annotations
 
 import errno
-import functools
 import logging
-import reprlib
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-import pyfuse3
-
-from shmr.errors import DriveError, IntegrityError, NoSpace, Refused
-from shmr.fuse.reply import error_number
+from shmr.drive.seam import Buffer
+from shmr.errors import DriveError, IntegrityError, Refused
+from shmr.fuse.protocol import GID, NODE, OPCODE, PID, UID, Head, Opcode
 
 logger = logging.getLogger("shmr.fuse")
 
-# How often a request that found no space is tried again.
 ROOM_TRIES = 16
+"""How often a request that found no space is tried again."""
+_ERRNO_END = 512
+_SHOWN_BYTES = 120
 
 
-class Guarded(Protocol):
-    """Whose handlers are guarded.
-
-    `make_room` frees space, and says whether it could. `before_waiting` is called when a handler
-    is about to wait: the loop then lets another worker read the next request.
-    """
-
-    make_room: Callable[[], Awaitable[bool]]
-    before_waiting: Callable[[], None]
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S", bound=Guarded)
-
-
-def immediate(
-    handler: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Guard a handler that never waits, an ordinary function."""
-
-    @functools.wraps(handler)
-    async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        tries = 0
-        while True:
-            try:
-                return handler(self, *args, **kwargs)
-            except NoSpace:
-                pass
-            except Exception as error:
-                raise translated(error, handler.__name__, args) from None
-            tries = await _room(self, handler.__name__, tries)
-
-    return guarded
-
-
-def waiting(
-    handler: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Guard a handler that may wait."""
-
-    @functools.wraps(handler)
-    async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        tries = 0
-        while True:
-            try:
-                return await announced(handler(self, *args, **kwargs), self.before_waiting)
-            except NoSpace:
-                pass
-            except Exception as error:
-                raise translated(error, handler.__name__, args) from None
-            tries = await _room(self, handler.__name__, tries)
-
-    return guarded
-
-
-@types.coroutine
-def announced(awaited: Awaitable[R], announce: Callable[[], None]) -> Generator[Any, Any, R]:
-    """Await, and call `announce` just before it has to wait, if it has to."""
-    steps = awaited.__await__()
-    try:
-        wanted = next(steps)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    announce()
-    return (yield from _resumed(wanted, steps))
-
-
-def _resumed(wanted: object, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
-    """Go on with `steps`, which has already been asked for its first wish, `wanted`."""
-    while True:
-        try:
-            answer = yield wanted
-        except BaseException as error:
-            step = functools.partial(steps.throw, error)
-        else:
-            step = functools.partial(steps.send, answer)
-        try:
-            wanted = step()
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-
-async def _room(owner: Guarded, name: str, tries: int) -> int:
-    """Ask for room; returns how often that was, raises FUSEError(ENOSPC) when it is in vain."""
-    try:
-        if tries < ROOM_TRIES and await announced(owner.make_room(), owner.before_waiting):
-            return tries + 1
-    except Exception as error:
-        raise translated(error, f"make_room for {name}", ()) from None
-    raise pyfuse3.FUSEError(errno.ENOSPC)
-
-
-def translated(error: Exception, name: str, arguments: tuple[object, ...]) -> pyfuse3.FUSEError:
-    """What the kernel is told of `error`; logs what is not the caller's doing."""
-    if isinstance(error, pyfuse3.FUSEError):
-        return error
+def answer_to(error: Exception, head: Head, body: Buffer) -> int:
+    """The errno that answers a request whose handler raised `error`; logs what is not the
+    caller's doing."""
     if isinstance(error, Refused):
-        return pyfuse3.FUSEError(error_number(error.errno))
-    request = f"{name}({', '.join(map(_shown, arguments))})"
+        # The kernel throws away a reply with a number that is none, and its caller waits for ever.
+        return error.errno if 0 < error.errno < _ERRNO_END else errno.EIO
     if isinstance(error, IntegrityError | DriveError):
-        logger.error("%s failed, answered EIO: %s", request, error)
+        logger.error("%s failed, answered EIO: %s", described(head, body), error)
     else:
-        logger.error("%s failed unexpectedly, answered EIO", request, exc_info=error)
-    return pyfuse3.FUSEError(errno.EIO)
+        logger.error("%s failed unexpectedly, answered EIO", described(head, body), exc_info=error)
+    return errno.EIO
 
 
-def _shown(value: object) -> str:
-    """`value` short enough for a log line."""
-    if isinstance(value, pyfuse3.RequestContext):
-        return f"pid {value.pid} uid {value.uid} gid {value.gid}"
-    if isinstance(value, bytes) and len(value) > 255:
-        return f"<{len(value)} bytes>"
-    return reprlib.repr(value)
+def described(head: Head, body: Buffer) -> str:
+    """The request in a line of the log; a name, if it has one, can be read in its body."""
+    try:
+        name = Opcode(head[OPCODE]).name
+    except ValueError:
+        name = f"request {head[OPCODE]}"
+    shown = f"{bytes(body[:_SHOWN_BYTES])!r}{'...' if len(body) > _SHOWN_BYTES else ''}"
+    sender = f"pid {head[PID]} uid {head[UID]} gid {head[GID]}"
+    return f"{name} of inode {head[NODE]} by {sender} with {shown}"

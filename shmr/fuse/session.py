@@ -1,9 +1,7 @@
-"""A mounted filesystem, from mount to unmount: device, negotiation, gate and pyfuse3 together.
-
-pyfuse3 keeps its session in globals: one mount at a time per process.
+"""A mounted filesystem, from mount to unmount: device, loop and handlers together.
 
 How it ends
-- Somebody unmounts: the device says so, the workers end, `serve` returns.
+- Somebody unmounts: the device says so, what is under way is answered, `serve` returns.
 - `serve` is cancelled: it unmounts, and goes on answering while the kernel writes dirty pages
   back. When the tree is in use, those pages are asked for, the mount is taken out of the tree,
   and after a moment its last users get errors.
@@ -14,28 +12,23 @@ What handlers wait for (`commit`, `make_room`) must work until `serve` has retur
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Iterator
 
-import pyfuse3
 import trio
 
 from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.fuse.device import Device
-from shmr.fuse.loop import Gate
-from shmr.fuse.negotiate import Negotiation
-from shmr.fuse.operations import WORKERS, Operations
+from shmr.fuse.loop import Loop
+from shmr.fuse.operations import Operations
 from shmr.fuse.options import MountOptions
 
 logger = logging.getLogger("shmr.fuse")
 
 # How long users of a mount that is taken away may go on.
 GRACE_S = 2.0
-_HOOK = "_wait_fuse_readable"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,60 +48,34 @@ async def serve(
     """
     mounted = await trio.to_thread.run_sync(device.mount, mountpoint, source, options)
     try:
-        with _connected(operations, mounted) as gate:
-            await _answer(mounted, gate, task_status)
+        try:
+            loop = Loop(
+                mounted.descriptor,
+                operations.handlers,
+                operations.make_room,
+                operations.known.failed,
+            )
+            loop.negotiate()
+            await _answer(mounted, loop, task_status)
+        finally:
+            os.close(mounted.descriptor)
     finally:
         # The descriptor is closed: what is still mounted is dead, and nothing can wait for it.
         if mounted.is_mounted():
             mounted.unmount(lazy=True)
 
 
-@contextlib.contextmanager
-def _connected(operations: Operations, mounted: Device) -> Iterator[Gate | None]:
-    """pyfuse3 on the device; at the end the descriptor is closed. None: without a gate of ours."""
-    module = vars(pyfuse3)
-    original = module.get(_HOOK)
-    negotiation = None
-    gate = None
-    descriptor = mounted.descriptor
-    try:
-        if original is None:
-            logger.warning(
-                "this pyfuse3 has no %s: requests take longer, umasks win over ACLs", _HOOK
-            )
-        else:
-            negotiation = Negotiation(descriptor)
-            descriptor = negotiation.descriptor
-            gate = Gate(descriptor, negotiation.finish)
-            module[_HOOK] = gate.wait
-            operations.before_waiting = gate.hand_over
-        try:
-            pyfuse3.init(operations, f"/dev/fd/{descriptor}", set())
-        except RuntimeError as error:
-            os.close(descriptor)
-            raise SetupError(f"libfuse refuses to begin: {error}") from error
-        try:
-            yield gate
-        finally:
-            pyfuse3.close(unmount=False)
-    finally:
-        if original is not None:
-            module[_HOOK] = original
-        if negotiation is not None:
-            negotiation.close()
-
-
-async def _answer(mounted: Device, gate: Gate | None, status: trio.TaskStatus[None]) -> None:
+async def _answer(mounted: Device, loop: Loop, status: trio.TaskStatus[None]) -> None:
     """Answer requests until the mount has ended, by whatever cause."""
     failures: list[Exception] = []
     answered = False
     ended = trio.Event()
     leaving = trio.CancelScope(shield=True)
 
-    async def loop(served: trio.CancelScope) -> None:
+    async def answer(served: trio.CancelScope) -> None:
         with trio.CancelScope(shield=True):
             try:
-                await pyfuse3.main(min_tasks=1, max_tasks=WORKERS)
+                await loop.run()
             except Exception as error:
                 failures.append(error)
             finally:
@@ -118,7 +85,7 @@ async def _answer(mounted: Device, gate: Gate | None, status: trio.TaskStatus[No
                 leaving.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(loop, nursery.cancel_scope)
+        nursery.start_soon(answer, nursery.cancel_scope)
         try:
             await _first_answer(mounted)
             answered = True
@@ -127,7 +94,7 @@ async def _answer(mounted: Device, gate: Gate | None, status: trio.TaskStatus[No
         finally:
             if not ended.is_set():
                 with leaving:
-                    await _leave(mounted, gate, ended)
+                    await _leave(mounted, loop, ended)
     if failures:
         raise failures[0]
     if not answered:
@@ -144,7 +111,7 @@ async def _first_answer(mounted: Device) -> None:
     mounted.read_ahead()
 
 
-async def _leave(mounted: Device, gate: Gate | None, ended: trio.Event) -> None:
+async def _leave(mounted: Device, loop: Loop, ended: trio.Event) -> None:
     """Unmount; the requests which that causes are answered meanwhile."""
     try:
         await trio.to_thread.run_sync(mounted.unmount, abandon_on_cancel=True)
@@ -154,9 +121,7 @@ async def _leave(mounted: Device, gate: Gate | None, ended: trio.Event) -> None:
     with trio.move_on_after(GRACE_S):
         await ended.wait()
         return
-    if gate is not None:
-        gate.close()
-    pyfuse3.terminate()
+    loop.stop()
     await ended.wait()
 
 

@@ -78,6 +78,10 @@ class MemoryVolume:
         return self
 
     @property
+    def holes(self) -> MemoryVolume:
+        return self
+
+    @property
     def handles(self) -> MemoryVolume:
         return self
 
@@ -111,13 +115,19 @@ class MemoryVolume:
 
     # -- names ----------------------------------------------------------------------------
 
-    def lookup(self, parent: int, name: bytes, /) -> Inode:
+    def find(self, parent: int, name: bytes, /) -> Inode | None:
         self.enter("lookup")
         if len(name) > 255:
             raise Refused(errno.ENAMETOOLONG)
         if name not in self.directories[parent]:
-            raise Refused(errno.ENOENT)
+            return None
         return self.inode(self.directories[parent][name][0])
+
+    def lookup(self, parent: int, name: bytes, /) -> Inode:
+        found = self.find(parent, name)
+        if found is None:
+            raise Refused(errno.ENOENT)
+        return found
 
     def create(
         self,
@@ -211,13 +221,31 @@ class MemoryVolume:
         self.plans.append(MemoryPlan(payload, self.uncached))
         return self.plans[-1]
 
-    def write(self, number: int, offset: int, payload: bytes, /) -> None:
+    def write(self, number: int, offset: int, payload: bytes | memoryview, /) -> None:
         self.enter("write")
         content = self.contents.setdefault(number, bytearray())
         content.extend(bytes(max(0, offset - len(content))))
         content[offset : offset + len(payload)] = payload
         size = max(self.inode(number).size, offset + len(payload))
         self.replace(number, size=size, allocated=-(-size // 4096) * 4096)
+
+    def allocate(self, number: int, offset: int, length: int, *, keep_size: bool) -> None:
+        self.enter("allocate")
+        if not keep_size:
+            self.replace(number, size=max(self.inode(number).size, offset + length))
+
+    def punch(self, number: int, offset: int, length: int) -> None:
+        self.enter("punch")
+        end = min(offset + length, self.inode(number).size)
+        self.write(number, offset, bytes(max(0, end - offset)))
+
+    def zero(self, number: int, offset: int, length: int, *, keep_size: bool) -> None:
+        self.enter("zero")
+        self.punch(number, offset, length)
+        self.allocate(number, offset, length, keep_size=keep_size)
+
+    def reach(self, number: int, offset: int, length: int) -> int:
+        return length
 
     # -- handles --------------------------------------------------------------------------
 
@@ -272,11 +300,15 @@ class MemoryXattrs:
     def _of(self, number: int) -> dict[bytes, bytes]:
         return self._volume.extended.setdefault(number, {})
 
-    def get(self, number: int, name: bytes, /) -> bytes:
+    def find(self, number: int, name: bytes, /) -> bytes | None:
         self._volume.enter("getxattr")
-        if name not in self._of(number):
+        return self._of(number).get(name)
+
+    def get(self, number: int, name: bytes, /) -> bytes:
+        value = self.find(number, name)
+        if value is None:
             raise Refused(errno.ENODATA)
-        return self._of(number)[name]
+        return value
 
     def set(self, number: int, name: bytes, value: bytes, /) -> None:
         self._of(number)[name] = value

@@ -1,127 +1,274 @@
-"""The gate, with a pipe in the device's place and tasks in that of pyfuse3's workers."""
+"""The loop, with one end of a socket pair in the device's place."""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
 
-from shmr.fuse.guard import announced
-from shmr.fuse.loop import Gate
+from shmr.errors import NoSpace, Refused, SetupError
+from shmr.fuse import negotiate
+from shmr.fuse.loop import Handler, Loop, Reply
+from shmr.fuse.protocol import HEAD, REPLY, Head
+from tests.fuse.test_negotiate import request as init
 
 LIMIT_S = 20
+MIB = 1 << 20
 
 
-class Workers:
-    """Reads requests of one byte through a gate, as pyfuse3's session loop does."""
+class Kernel:
+    """Sends requests, reads replies."""
 
-    def __init__(self, handle: Callable[[bytes], Awaitable[None] | None]) -> None:
-        self.reader, self.writer = os.pipe()
-        self.finished = 0
-        self.gate = Gate(self.reader, self._finish)
-        self.served: list[tuple[int, bytes]] = []
-        self.handle = handle
-        os.write(self.writer, b"!")  # FUSE_INIT
+    def __init__(self, handlers: dict[int, Handler], rooms: list[bool] | None = None) -> None:
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.setblocking(False)
+        self.descriptor = theirs.detach()
+        self.rooms = rooms or []
+        self.failed: list[Head] = []
+        self.loop = Loop(self.descriptor, handlers, self._make_room, self.failed.append)
 
-    def _finish(self) -> None:
-        assert self.served == [(0, b"!")]
-        self.finished += 1
+    async def _make_room(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.rooms.pop(0) if self.rooms else False
 
-    def ask(self, requests: bytes) -> None:
-        os.write(self.writer, requests)
+    def ask(self, opcode: int, unique: int, body: bytes = b"", node: int = 1) -> None:
+        head = HEAD.pack(HEAD.size + len(body), opcode, unique, node, 2, 3, 4, 0)
+        self.ours.send(head + body)
 
-    async def work(self, number: int) -> None:
-        while await self.gate.wait():
-            request = os.read(self.reader, 1)
-            if not request:
-                return
-            self.served.append((number, request))
-            waits = self.handle(request)
-            if waits is not None:
-                await announced(waits, self.gate.hand_over)
+    async def answer(self) -> tuple[int, int, bytes]:
+        """unique, errno, payload of the next reply."""
+        await trio.lowlevel.wait_readable(self.ours)
+        message = self.ours.recv(2 * MIB)
+        length, error, unique = REPLY.unpack_from(message)
+        assert length == len(message)
+        return unique, -error, message[REPLY.size :]
 
-    async def run(self, scenario: Callable[[], Awaitable[None]], count: int = 8) -> None:
-        with trio.fail_after(LIMIT_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.work, 0)
-                await trio.testing.wait_all_tasks_blocked()
-                for number in range(1, count):
-                    nursery.start_soon(self.work, number)
-                await trio.testing.wait_all_tasks_blocked()
-                await scenario()
-                os.close(self.writer)  # the unmount
-        os.close(self.reader)
-        assert self.finished == 1
+    def nothing_more(self) -> bool:
+        try:
+            self.ours.recv(2 * MIB)
+        except BlockingIOError:
+            return True
+        return False
+
+    def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            with trio.fail_after(LIMIT_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.loop.run)
+                    await scenario()
+                    self.loop.stop()
+
+        try:
+            trio.run(main)
+        finally:
+            self.ours.close()
+            os.close(self.descriptor)
 
 
-def test_requests_are_served_in_order_by_few_workers() -> None:
-    workers = Workers(lambda _: None)
+def echo(node: int, body: memoryview, head: Head) -> Reply:
+    return bytes(body)
+
+
+def test_requests_are_answered_in_order() -> None:
+    kernel = Kernel({1: echo})
 
     async def scenario() -> None:
-        for number in range(50):
-            workers.ask(bytes([number]))
-            await trio.testing.wait_all_tasks_blocked()
+        for number in range(100):
+            kernel.ask(1, number, bytes([number]))
+        for number in range(100):
+            assert await kernel.answer() == (number, 0, bytes([number]))
 
-    trio.run(workers.run, scenario)
-    assert [request for _, request in workers.served[1:]] == [bytes([n]) for n in range(50)]
-    assert len({worker for worker, _ in workers.served}) == 1
+    kernel.run(scenario)
 
 
-def test_a_request_that_waits_delays_no_other_and_all_workers_can_wait() -> None:
+def test_a_handler_sees_the_inode_the_sender_and_the_body() -> None:
+    seen = []
+
+    def handler(node: int, body: memoryview, head: Head) -> Reply:
+        seen.append((node, bytes(body), head[2], head[4:7]))
+        return 0
+
+    kernel = Kernel({7: handler})
+
+    async def scenario() -> None:
+        kernel.ask(7, 99, b"body", node=12)
+        assert await kernel.answer() == (99, 0, b"")
+
+    kernel.run(scenario)
+    assert seen == [(12, b"body", 99, (2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (0, (0, b"")),
+        (errno.ENOENT, (errno.ENOENT, b"")),
+        (b"payload", (0, b"payload")),
+        (bytearray(b"x" * 100_000), (0, b"x" * 100_000)),
+        (memoryview(b"view"), (0, b"view")),
+        (b"y" * 50_000, (0, b"y" * 50_000)),
+    ],
+)
+def test_every_kind_of_reply_arrives(given: Reply, wanted: tuple[int, bytes]) -> None:
+    kernel = Kernel({1: lambda *_: given})
+
+    async def scenario() -> None:
+        kernel.ask(1, 5)
+        assert await kernel.answer() == (5, *wanted)
+
+    kernel.run(scenario)
+    assert len(kernel.failed) == (wanted[0] != 0)
+
+
+def test_what_wants_no_answer_gets_none_and_what_is_unknown_is_not_supported() -> None:
+    kernel = Kernel({1: lambda *_: None})
+
+    async def scenario() -> None:
+        kernel.ask(1, 1)
+        for opcode in (0, 2, 60, 2**32 - 1):
+            kernel.ask(opcode, opcode)
+            assert await kernel.answer() == (opcode, errno.ENOSYS, b"")
+        assert kernel.nothing_more()
+
+    kernel.run(scenario)
+
+
+def test_requests_that_wait_delay_no_other_and_are_answered_when_they_can_be() -> None:
     go_on = trio.Event()
-    workers = Workers(lambda request: go_on.wait() if request == b"w" else None)
+
+    async def later(number: int) -> Reply:
+        await go_on.wait()
+        return bytes([number])
+
+    kernel = Kernel({1: lambda node, *_: later(node), 2: echo})
 
     async def scenario() -> None:
-        for waiting in range(1, 8):
-            workers.ask(b"wq")
-            await trio.testing.wait_all_tasks_blocked()
-            assert sum(request == b"q" for _, request in workers.served) == waiting
+        for number in range(200):
+            kernel.ask(1, number, node=number)
+        kernel.ask(2, 1000, b"meanwhile")
+        assert await kernel.answer() == (1000, 0, b"meanwhile")
         go_on.set()
+        answers = {await kernel.answer() for _ in range(200)}
+        assert answers == {(number, 0, bytes([number])) for number in range(200)}
 
-    trio.run(workers.run, scenario)
+    kernel.run(scenario)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_request_without_space_is_tried_again_with_room(waits: bool) -> None:
+    tries = []
+
+    def handler(node: int, body: memoryview, head: Head) -> Reply:
+        tries.append(bytes(body))
+        if len(tries) < 3:
+            raise NoSpace()
+        return 0
+
+    def waiting(node: int, body: memoryview, head: Head) -> Reply:
+        kept = bytes(body)
+
+        async def later() -> Reply:
+            await trio.lowlevel.checkpoint()
+            return handler(node, memoryview(kept), head)
+
+        return later()
+
+    kernel = Kernel({1: waiting if waits else handler, 2: echo}, rooms=[True, True])
+
+    async def scenario() -> None:
+        kernel.ask(1, 1, b"the body")
+        kernel.ask(2, 2, b"another that overwrites the buffer")
+        assert {(await kernel.answer())[:2] for _ in range(2)} == {(1, 0), (2, 0)}
+
+    kernel.run(scenario)
+    assert tries == [b"the body"] * 3
+
+
+def test_a_request_that_finds_no_room_gets_enospc() -> None:
+    def handler(*_: object) -> Reply:
+        raise NoSpace()
+
+    kernel = Kernel({16: handler}, rooms=[True, False])
+
+    async def scenario() -> None:
+        kernel.ask(16, 1)
+        assert await kernel.answer() == (1, errno.ENOSPC, b"")
+
+    kernel.run(scenario)
+    assert len(kernel.failed) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [(Refused(errno.EDQUOT), errno.EDQUOT), (ZeroDivisionError(), errno.EIO)],
+)
+def test_what_a_handler_raises_becomes_an_errno(waits: bool, error: Exception, number: int) -> None:
+    def handler(*_: object) -> Reply:
+        raise error
+
+    async def later(*_: object) -> Reply:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    kernel = Kernel({1: later if waits else handler})
+
+    async def scenario() -> None:
+        kernel.ask(1, 1)
+        assert await kernel.answer() == (1, number, b"")
+
+    kernel.run(scenario)
 
 
 def test_other_tasks_get_their_turn_however_many_requests_come() -> None:
     turns: list[int] = []
-    workers = Workers(lambda request: workers.ask(b"a") if request == b"a" else None)
+    served = 0
+
+    def again(node: int, body: memoryview, head: Head) -> Reply:
+        nonlocal served
+        served += 1
+        if len(turns) < 20:
+            kernel.ask(1, served)
+        return None
+
+    kernel = Kernel({1: again})
 
     async def scenario() -> None:
-        workers.ask(b"a")
-        for _ in range(20):
+        kernel.ask(1, 0)
+        while len(turns) < 20:
             await trio.sleep(0.001)
-            turns.append(len(workers.served))
-        workers.handle = lambda _: None
+            turns.append(served)
 
-    trio.run(workers.run, scenario)
-    assert len(turns) == 20
-    assert turns == sorted(turns) and turns[-1] > turns[0]
+    kernel.run(scenario)
+    assert turns == sorted(turns)
+    assert turns[-1] > turns[0]
 
 
-def test_closing_ends_every_worker() -> None:
-    workers = Workers(lambda _: None)
+def test_the_other_end_s_going_ends_the_loop() -> None:
+    kernel = Kernel({1: echo})
 
     async def scenario() -> None:
-        workers.gate.close()
-        trio.lowlevel.notify_closing(workers.reader)
+        kernel.ask(1, 1)
+        await kernel.answer()
+        os.set_blocking(kernel.descriptor, False)
 
-    trio.run(workers.run, scenario)
+    kernel.run(scenario)
 
 
-@pytest.mark.parametrize("count", [1, 2, 30])
-def test_a_cancelled_pool_leaves_the_gate_clean(count: int) -> None:
-    workers = Workers(lambda _: None)
-
-    async def main() -> None:
-        with trio.fail_after(LIMIT_S):
-            async with trio.open_nursery() as nursery:
-                for number in range(count):
-                    nursery.start_soon(workers.work, number)
-                    await trio.testing.wait_all_tasks_blocked()
-                nursery.cancel_scope.cancel()
-        os.close(workers.reader)
-        os.close(workers.writer)
-
-    trio.run(main)
+def test_the_first_request_negotiates() -> None:
+    kernel = Kernel({})
+    kernel.ours.send(init(2**32 - 1))
+    kernel.loop.negotiate()
+    message = kernel.ours.recv(MIB)
+    assert REPLY.unpack_from(message)[1:] == (0, 2)
+    assert len(message) == 80
+    kernel.ours.send(init(negotiate.WANTED, opcode=1))
+    with pytest.raises(SetupError):
+        kernel.loop.negotiate()
+    kernel.ours.close()
+    os.close(kernel.descriptor)

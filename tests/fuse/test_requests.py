@@ -230,6 +230,34 @@ def drop_cache(path: Path) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+def test_ranges_are_punched_zeroed_and_allocated(mount: Served) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    keep, punch, zero, collapse = 1, 2, 16, 8
+
+    def fallocate(mode: int, offset: int, length: int) -> int:
+        done = libc.fallocate(file.fileno(), mode, ctypes.c_long(offset), ctypes.c_long(length))
+        return ctypes.get_errno() if done else 0
+
+    with open(mount.path / "file", "wb+", buffering=0) as file:
+        file.write(b"x" * 20_000)
+        assert fallocate(punch | keep, 1000, 5000) == 0
+        assert os.pread(file.fileno(), 6100, 0) == b"x" * 1000 + bytes(5000) + b"x" * 100
+        assert fallocate(0, 0, 30_000) == 0
+        assert os.fstat(file.fileno()).st_size == 30_000
+        assert fallocate(keep, 0, 40_000) == 0
+        assert os.fstat(file.fileno()).st_size == 30_000
+        assert fallocate(zero, 0, 50_000) == 0
+        assert os.pread(file.fileno(), 60_000, 0) == bytes(50_000)
+        assert fallocate(collapse, 0, 4096) == errno.EOPNOTSUPP
+        assert fallocate(punch | keep, 0, 0) == errno.EINVAL
+
+
+def test_dirty_pages_are_data_for_who_looks_for_holes(mount: Served) -> None:
+    with open(mount.path / "file", "wb+", buffering=0) as file:
+        os.pwrite(file.fileno(), b"not yet written back", 1 << 20)
+        assert os.lseek(file.fileno(), 1 << 20, os.SEEK_DATA) == 1 << 20
+
+
 def test_fsync_of_files_and_directories_commits(mount: Served) -> None:
     with open(mount.path / "file", "wb") as file:
         os.fsync(file.fileno())
@@ -341,7 +369,7 @@ def test_an_unexpected_failure_is_logged_with_the_request_and_its_traceback(
     mount.volume.failures["create"] = [ZeroDivisionError("planned")]
     with pytest.raises(OSError, match="Input/output"):
         (mount.path / "made").mkdir()
-    assert "mkdir(1, b'made'" in caplog.text
+    assert "MKDIR of inode 1 by pid" in caplog.text and "made" in caplog.text
     assert "ZeroDivisionError: planned" in caplog.text
 
 

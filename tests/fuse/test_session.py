@@ -11,10 +11,9 @@ import sys
 import traceback
 from pathlib import Path
 
-import pyfuse3
 import pytest
 
-from shmr.fuse import session
+from shmr.fuse import loop
 from shmr.fuse.device import is_dead_mount, mounted_filesystem, unmount
 from shmr.fuse.options import Atime, MountOptions
 from tests.fuse.serving import LIMIT_S, Served, served
@@ -99,25 +98,14 @@ def test_no_descriptor_is_left_and_a_second_mount_works(point: Path) -> None:
 def test_a_failing_loop_is_reported_and_leaves_nothing(
     point: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(**_: int) -> None:
+    def broken(*_: object) -> bool:
         raise ZeroDivisionError("planned")
 
-    monkeypatch.setattr(pyfuse3, "main", broken)
+    monkeypatch.setattr(loop.Loop, "_answer_some", broken)
     with pytest.raises(BaseException) as caught, served(point):
         pass
     assert isinstance(caught.value, ExceptionGroup | ZeroDivisionError)
     assert "planned" in "".join(traceback.format_exception(caught.value))
-    assert mounted_filesystem(str(point)) is None
-
-
-def test_without_the_private_hook_pyfuse3_serves_by_itself(
-    point: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(session, "_HOOK", "a_name_that_is_not_there")
-    with served(point):
-        (point / "file").write_bytes(b"content")
-        assert (point / "file").read_bytes() == b"content"
-    assert "a_name_that_is_not_there" in caplog.text
     assert mounted_filesystem(str(point)) is None
 
 
