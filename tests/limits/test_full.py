@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.mount
 
 GIVEN_BACK_LIMIT_S = 20.0
 BLOCK = 16 * 1024
+WRITERS = 4
 
 
 class Filling:
@@ -62,14 +64,16 @@ class Filling:
             del self.present[path]
 
     def write_again(self, size: int) -> None:
-        """At once, with no pause after the deletes."""
-        path = self._top / f"again-{self._count}"
-        content = self._rng.randbytes(size)
-        with open(path, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        self.present[path] = hashlib.md5(content).digest()
+        """At once, with no pause after the deletes, and several at once: none is refused."""
+        contents = {
+            self._top / f"again-{self._count}-{index}": self._rng.randbytes(size // WRITERS)
+            for index in range(WRITERS)
+        }
+        with ThreadPoolExecutor(WRITERS) as threads:
+            for _ in threads.map(_write, contents, contents.values()):
+                pass
+        for path, content in contents.items():
+            self.present[path] = hashlib.md5(content).digest()
 
     def wrong(self) -> list[Path]:
         """Files that are missing, too many, or not what was written."""
@@ -79,6 +83,13 @@ class Filling:
             for path in sorted(found & self.present.keys())
             if hashlib.md5(path.read_bytes()).digest() != self.present[path]
         ]
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def available(filesystem: MountedFilesystem) -> int:
