@@ -18,16 +18,21 @@ from shmr.testing.workload import DIRECTORIES, MAINTENANCE, SLOTS, XATTRS, Opera
 from shmr.units import KIB
 
 NAMES = (b"a", b"b", b"c", b"long" * 63 + b"ends", b"." * 2)
-paths = st.builds(
+anywhere = st.builds(
     lambda directory, name: directory.rstrip(b"/") + b"/" + name,
     st.sampled_from(DIRECTORIES),
     st.sampled_from(NAMES),
 ) | st.sampled_from(DIRECTORIES)
+files = st.sampled_from((b"/a", b"/d/a"))
+paths = files | anywhere
+in_files = files | files | files | paths
+"""Most of them are there from the beginning: what is refused shows nothing of a file's content."""
 offsets = st.sampled_from((0, 1, 4095, 4096, 65_536, 100_000, 1 << 40, 2**63 - 2)) | st.integers(
     0, 300_000
 )
 lengths = st.sampled_from((0, 1, 4096, 70_000)) | st.integers(1, 300_000)
 seeds = st.integers(0, 2**32)
+spans = lengths | lengths | lengths | st.sampled_from((-1, 2**63 - 1))
 sizes = st.sampled_from((-1, 0, 1, 4096, 2**63 - 1, 2**63)) | st.integers(0, 400_000)
 modes = st.sampled_from((0o644, 0o755, 0o2775, 0o6777, 0))
 kinds = st.sampled_from((stat.S_IFREG, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFSOCK))
@@ -51,7 +56,9 @@ class VolumeAgainstModel(RuleBasedStateMachine):
         self.trial = Trial(place, copies=copies, segment_bytes=size)
         self.trial.start()
         self._do("create", b"/d", stat.S_IFDIR | 0o777, 0, b"")
-        self._do("create", b"/a", stat.S_IFREG | 0o644, 0, b"")
+        for path in (b"/a", b"/d/a"):
+            self._do("create", path, stat.S_IFREG | 0o644, 0, b"")
+            self._do("write", path, 5000, 70_000, 1)
 
     def _do(self, verb: str, *arguments: object) -> None:
         self.trial.run(Operation(verb, arguments))
@@ -64,7 +71,7 @@ class VolumeAgainstModel(RuleBasedStateMachine):
     def link(self, path: bytes, new: bytes) -> None:
         self._do("link", path, new)
 
-    @rule(path=paths)
+    @rule(path=anywhere)
     def unlink(self, path: bytes) -> None:
         self._do("unlink", path)
 
@@ -76,31 +83,31 @@ class VolumeAgainstModel(RuleBasedStateMachine):
     def rename(self, path: bytes, new: bytes, flags: int) -> None:
         self._do("rename", path, new, flags)
 
-    @rule(path=paths, offset=offsets, length=lengths, seed=seeds)
+    @rule(path=in_files, offset=offsets, length=lengths, seed=seeds)
     def write(self, path: bytes, offset: int, length: int, seed: int) -> None:
         self._do("write", path, offset, length, seed)
 
-    @rule(path=paths, size=sizes)
+    @rule(path=in_files, size=sizes)
     def truncate(self, path: bytes, size: int) -> None:
         self._do("truncate", path, size)
 
-    @rule(path=paths, size=sizes)
+    @rule(path=in_files, size=sizes)
     def cut(self, path: bytes, size: int) -> None:
         self._do("cut", path, size)
 
-    @rule(path=paths, offset=offsets, length=lengths | sizes)
+    @rule(path=in_files, offset=offsets, length=spans)
     def punch(self, path: bytes, offset: int, length: int) -> None:
         self._do("punch", path, offset, length)
 
-    @rule(path=paths, offset=offsets, length=lengths | sizes, keep_size=st.booleans())
+    @rule(path=in_files, offset=offsets, length=spans, keep_size=st.booleans())
     def zero(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
         self._do("zero", path, offset, length, keep_size)
 
-    @rule(path=paths, offset=offsets | sizes, length=lengths | sizes, keep_size=st.booleans())
+    @rule(path=in_files, offset=offsets, length=spans, keep_size=st.booleans())
     def allocate(self, path: bytes, offset: int, length: int, keep_size: bool) -> None:
         self._do("allocate", path, offset, length, keep_size)
 
-    @rule(path=paths, offset=offsets | sizes, hole=st.booleans())
+    @rule(path=in_files, offset=offsets | sizes, hole=st.booleans())
     def seek(self, path: bytes, offset: int, hole: bool) -> None:
         self._do("seek", path, offset, hole)
 
