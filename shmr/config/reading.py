@@ -36,6 +36,7 @@ from shmr.config.values import (
     Scheme,
 )
 from shmr.errors import ConfigError
+from shmr.format.fragment import WIDTH_MAX
 from shmr.units import GIB, KIB, MIB, PIB, format_size, parse_size
 
 _FILE_BYTES_MAX = MIB
@@ -43,7 +44,6 @@ _ALIGNMENT = 4 * KIB
 _ZONE_BYTES = (MIB, 4 * GIB)
 _DRIVE_BYTES_MAX = 1024 * PIB
 _PRIORITY_MAX = 1_000_000
-_WIDTH_MAX = 32  # liberasurecode.h: EC_MAX_FRAGMENTS
 _PATH_BYTES_MAX = 4095
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -145,7 +145,8 @@ class _Reader:
             )
         zone = self.size(fields, "zone_size", place, *_ZONE_BYTES) or DEFAULT_ZONE_BYTES
         segment = self.size(fields, "segment_size", place, *_ZONE_BYTES)
-        smallest = (segment or _ZONE_BYTES[0]) if priority == 0 else zone
+        # An archive drive keeps a zone in reserve, and has a superblock and room to spare for it.
+        smallest = (segment or _ZONE_BYTES[0]) if priority == 0 else 2 * zone + MIB
         drives = self.drives(fields, place, scheme, smallest)
         return PoolConfig(
             name=self.name(fields, "name", place),
@@ -161,7 +162,7 @@ class _Reader:
             return Scheme("single")
         if isinstance(value, Mapping) and len(value) == 1:
             if "mirror" in value:
-                copies = self.number(value, "mirror", place, 2, _WIDTH_MAX)
+                copies = self.number(value, "mirror", place, 2, WIDTH_MAX)
                 return Scheme("mirror", k=1, m=(copies or 2) - 1)
             if "erasure" in value:
                 return self.erasure(value["erasure"], below(place, "erasure"))
@@ -171,12 +172,12 @@ class _Reader:
 
     def erasure(self, value: Value, place: str) -> Scheme:
         fields = self.fields(value, place, ("k", "m", "code"), required=("k", "m"))
-        k = self.number(fields, "k", place, 1, _WIDTH_MAX - 1)
-        m = self.number(fields, "m", place, 1, _WIDTH_MAX - 1)
+        k = self.number(fields, "k", place, 1, WIDTH_MAX - 1)
+        m = self.number(fields, "m", place, 1, WIDTH_MAX - 1)
         if k == 1:
             self.report(below(place, "k"), "one part of data and copies of it is {mirror: m + 1}")
-        if k and m and k + m > _WIDTH_MAX:
-            self.report(place, f"k + m is at most {_WIDTH_MAX}, found {k + m}")
+        if k and m and k + m > WIDTH_MAX:
+            self.report(place, f"k + m is at most {WIDTH_MAX}, found {k + m}")
         code = fields.get("code", DEFAULT_CODE)
         if code == "isa_l_rs_vand":
             self.report(below(place, "code"), _VAND)

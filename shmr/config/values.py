@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shmr.format.fragment import Code
 from shmr.units import MIB
 
-CODES = ("isa_l_rs_cauchy", "liberasurecode_rs_vand")
-DEFAULT_CODE = "isa_l_rs_cauchy"
+CODES = tuple(code.name.lower() for code in Code if code is not Code.COPIES)
+DEFAULT_CODE = Code.ISA_L_RS_CAUCHY.name.lower()
 DEFAULT_ZONE_BYTES = 256 * MIB
 
 

@@ -214,6 +214,10 @@ pools:
         (one_pool(segment_size="9" * 400), "pools[0].segment_size: expected a size"),
         (one_pool(drives=[{"path": "/a", "size": "1KiB"}]), "pools[0].drives[0].size: expected"),
         (two_pools(segment_size="64MiB"), "pools[1].segment_size: has no meaning"),
+        (
+            two_pools(zone_size="64MiB", drives=[{"path": "/c", "size": "128MiB"}]),
+            "pools[1].drives[0].size: expected 129.0 MiB to",
+        ),
         (two_pools(priority=0), "pools[1].priority: 0 is also that of pools[0]"),
         (two_pools(name="ssd0"), "pools[1].name: ssd0 is also that of pools[0]"),
         (two_pools(drives=["/mnt/b"]), "pools[1].drives[0]: /mnt/b is also pools[0].drives[1]"),
