@@ -117,6 +117,10 @@ class DirectoryFile:
         with suppress(OSError):
             os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
+    def evict(self) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def sync(self) -> None:
         with self._changing("sync"):
             os.fdatasync(self._fd)

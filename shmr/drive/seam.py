@@ -63,6 +63,12 @@ class DriveFile(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """Tell the device that these bytes will be read soon. May wait a little; never raises."""
 
+    def evict(self) -> None:
+        """Let reads come from the device again, not from memory; for what was synced. Never raises.
+
+        Who wants to know whether written bytes arrived calls this before reading them back.
+        """
+
     def sync(self) -> None:
         """Make everything appended before this call durable (fdatasync)."""
 

@@ -150,6 +150,19 @@ class DriveContract:
             assert file.read_cached(offset, length) in (None, file.read(offset, length))
         assert file.read_cached(1 << 40, 10) in (None, b"")
 
+    def test_an_evicted_file_reads_the_same(self) -> None:
+        file = self.drive().claim("a", 128 * 1024)
+        file.append([pattern(100_000)])
+        file.evict()
+        assert file.read(0, 100_000) == pattern(100_000)
+        file.sync()
+        file.evict()
+        assert file.read(0, 100_000) == pattern(100_000)
+        file.append([b"more"])
+        assert file.read(100_000, 4) == b"more"
+        file.close()
+        file.evict()
+
     def test_an_append_past_the_claimed_size_is_refused_whole(self) -> None:
         drive = self.drive()
         file = drive.claim("a", 4096)
