@@ -100,7 +100,7 @@ class World:
         with self.guard:
             world = World(rng.getrandbits(64))
             for drive in self.drives:
-                new = world.add(drive.label, drive.capacity_bytes)
+                new = drive.like(world)
                 new.inherit(drive, survive, forgetful)
             return world
 
@@ -157,6 +157,11 @@ class SimulatedFile:
 
     def prefetch(self, offset: int, length: int) -> None:
         """Nothing: what is read is in memory."""
+
+    def evict(self) -> None:
+        """Bytes that a failed sync left in memory only are not seen again."""
+        with self._drive.world.guard:
+            self._node.ghosts.clear()
 
     def sync(self) -> None:
         with self._changing("sync"):
@@ -240,7 +245,7 @@ class SimulatedDrive:
             self._check_there()
             if checked_name(name) in self._files:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-            if self._used + _blocks(size_bytes) > self.capacity_bytes:
+            if self._used + self.footprint(name, size_bytes) > self.capacity_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             node = self._files[name] = Platter(size_bytes)
             fault = self.change("claim", name)
@@ -248,9 +253,9 @@ class SimulatedDrive:
                 del self._files[name]
                 raise _error(fault)
             node.claiming = False
-            self._used += _blocks(size_bytes)
+            self._used += self.footprint(name, size_bytes)
             self._gone.clear()
-            return SimulatedFile(self, name, node, 0)
+            return self.file(name, node, 0)
 
     def open(self, name: str, *, end: int = 0) -> SimulatedFile:
         with self.telling("open"):
@@ -258,7 +263,7 @@ class SimulatedDrive:
             node = self._find(name)
             if not 0 <= end <= node.size:
                 raise OSError(errno.EINVAL, f"{name}: end {end} is not inside the file")
-            return SimulatedFile(self, name, node, end)
+            return self.file(name, node, end)
 
     def discard(self, name: str) -> None:
         with self.telling("discard"):
@@ -273,12 +278,12 @@ class SimulatedDrive:
                 if before is not None:
                     self._gone[name] = before
                 raise _error(fault)
-            self._used -= _blocks(node.size)
+            self._used -= self.footprint(name, node.size)
 
     def capacity(self) -> Capacity:
         with self.telling("capacity"):
             self._check_there()
-            return Capacity(self.capacity_bytes, self.capacity_bytes - self._used)
+            return Capacity(self.capacity_bytes, max(0, self.capacity_bytes - self._used))
 
     def put(self, name: str, content: bytes) -> None:
         put_small(self, name, content)
@@ -296,6 +301,18 @@ class SimulatedDrive:
 
     def is_empty(self) -> bool:
         return not self.names()
+
+    def like(self, world: World) -> SimulatedDrive:
+        """A new empty drive of the same kind in `world`."""
+        return world.add(self._label, self.capacity_bytes)
+
+    def file(self, name: str, node: Platter, end: int) -> SimulatedFile:
+        """An open file; other kinds of drives have other files."""
+        return SimulatedFile(self, name, node, end)
+
+    def footprint(self, name: str, size_bytes: int) -> int:
+        """What a file of this size takes from the capacity."""
+        return _blocks(size_bytes)
 
     def flip_bit(self, name: str, offset: int, bit: int) -> None:
         """Rot: flip bit `bit` (0..7) of one byte that was synced."""
@@ -362,7 +379,7 @@ class SimulatedDrive:
 
     def recount(self) -> None:
         """Ask all files again how much they take."""
-        self._used = sum(_blocks(node.size) for node in self._files.values())
+        self._used = sum(self.footprint(name, node.size) for name, node in self._files.items())
 
     @contextmanager
     def telling(self, operation: str) -> Iterator[None]:
