@@ -265,13 +265,17 @@ class Generator:
     def _cut(self) -> Operation:
         return Operation("cut", (self.path(), self._size()))
 
+    def _with_data(self) -> bytes:
+        """A path, most often of a file with many extents."""
+        return FAVOURITE if self._rng.random() < 0.6 else self.path()
+
     def _hole(self) -> tuple[bytes, int, int]:
-        """A file and a range of it, most often one that has data in it."""
+        """A file and a range of it."""
         rng = self._rng
         offset, length = self._range()
         if rng.random() < 0.15:
             length = rng.choice((0, 1, 4096, rng.randrange(1 << 45), 2**63 - 1))
-        return self.path(), offset, length
+        return self._with_data(), offset, length
 
     def _punch(self) -> Operation:
         return Operation("punch", self._hole())
@@ -285,7 +289,7 @@ class Generator:
     def _seek(self) -> Operation:
         rng = self._rng
         offset = rng.choice((0, rng.randrange(300_000), self._range()[0]))
-        return Operation("seek", (self.path(), offset, rng.random() < 0.5))
+        return Operation("seek", (self._with_data(), offset, rng.random() < 0.5))
 
     def _attributes(self) -> Operation:
         rng = self._rng

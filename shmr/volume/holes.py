@@ -162,7 +162,7 @@ class Holes:
         extents = self._catalog.extents(number, offset, inode.size)
         for extent in islice(tiles(extents, offset, inode.size), LOOK_MAX):
             if (extent.address is None) == hole:
-                return extent.offset, True
+                return offset, True
             offset = extent.end
         if offset < inode.size:
             return offset, False

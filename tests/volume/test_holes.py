@@ -7,12 +7,14 @@ import stat
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shmr.errors import IntegrityError, NoSpace, Refused
 from shmr.format.rows import SIZE_MAX, Inode, extent_removed
 from shmr.testing.audit import audit
 from shmr.testing.trial import Trial, scratch, tight_limits
-from shmr.testing.workload import CALLER, payload
+from shmr.testing.workload import CALLER, FAVOURITE, MAINTENANCE, Operation, payload
 from shmr.units import GIB, KIB, MIB
 from shmr.volume import holes
 from shmr.volume.volume import Volume
@@ -321,6 +323,42 @@ def test_the_largest_file_there_can_be_is_zeroed_and_punched(volume: Volume) -> 
     assert volume.holes.seek(number, SIZE_MAX - 1, hole=True) == SIZE_MAX
     volume.holes.punch(number, 0, SIZE_MAX)
     assert shape(volume, number) == [(0, SIZE_MAX, "hole")]
+
+
+# -- all of them against the model ------------------------------------------------------------
+
+offsets = st.sampled_from((0, PAGE - 1, PAGE, 3 * PAGE)) | st.integers(0, 8 * PAGE)
+lengths = st.sampled_from((1, PAGE, 3 * PAGE)) | st.integers(1, 8 * PAGE)
+changes = st.one_of(
+    st.tuples(st.just("write"), offsets, lengths, st.integers(0, 99)),
+    st.tuples(st.just("write"), offsets, lengths, st.integers(0, 99)),
+    st.tuples(st.just("cut"), offsets),
+    st.tuples(st.just("punch"), offsets, lengths),
+    st.tuples(st.just("punch"), offsets, lengths),
+    st.tuples(st.sampled_from(("zero", "allocate")), offsets, lengths, st.booleans()),
+    st.tuples(st.just("seek"), offsets, st.booleans()),
+)
+maintenance = st.tuples(st.sampled_from(("commit", "checkpoint", "clean", "reap")))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(changes | changes | maintenance, min_size=5, max_size=40), st.booleans())
+def test_any_changes_of_one_file_are_those_of_the_model(
+    operations: list[tuple[str, *tuple[int, ...]]], rebuilt: bool
+) -> None:
+    with scratch() as place, tight_limits():
+        trial = Trial(place)
+        trial.start()
+        trial.run(Operation("create", (FAVOURITE, FILE, 0, b"")))
+        for verb, *arguments in operations:
+            on_file = verb not in MAINTENANCE
+            trial.run(Operation(verb, (FAVOURITE, *arguments) if on_file else ()))
+        trial.run(Operation("seek", (FAVOURITE, 0, False)))
+        trial.compare()
+        trial.run(Operation("commit"))
+        trial.remount("rebuild" if rebuilt else "kill")
+        trial.run(Operation("seek", (FAVOURITE, 0, False)))
+        trial.volume.abandon()
 
 
 # -- seek -------------------------------------------------------------------------------------
