@@ -3,7 +3,7 @@
 One transaction is an epoch: it begins at a checkpoint and is committed by the next, only on the
 volume's thread, and only when the journal durably has every row in it. Readers use the same
 transaction and so see their own writes. Applied truth rows are also collected in `batch`, for
-the journal.
+the journal. Inodes and marks reach both a little later (`shmr.catalog.inodes`), unseen.
 
 An LMDB error means the catalog can no longer be trusted: it is let through to end the daemon,
 and recovery is the only repair.
@@ -14,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lmdb
 
-from shmr.catalog import store
+from shmr.catalog import inodes as late_inodes
+from shmr.catalog import marks, store
+from shmr.catalog.bare import BareInodes
 from shmr.catalog.batch import Batch
-from shmr.catalog.checksum import checked, sealed
-from shmr.catalog.derived import HAS_DERIVED, derive
+from shmr.catalog.derived import cookies, count_live
+from shmr.catalog.inodes import Inodes
+from shmr.catalog.marks import Marks
+from shmr.catalog.names import RecentNames, Unknown
 from shmr.catalog.recent import RecentExtents
+from shmr.catalog.tables import Committed, Tables, committed
 from shmr.errors import IntegrityError, ShmrError
 from shmr.format.records import Drop
 from shmr.format.rows import (
@@ -45,27 +49,29 @@ from shmr.format.rows import (
     key_of,
     key_pair,
     segment_of,
+    split_key,
     split_pair,
 )
 from shmr.units import KIB, MIB
 
 _INODE = int(Table.INODE)
+_DENTRY = int(Table.DENTRY)
 _EXTENT = int(Table.EXTENT)
+_XATTR = int(Table.XATTR)
+_ORPHAN = int(Table.ORPHAN)
+_LATE = marks.TABLES | {_INODE}
+"""Tables that are written late."""
 _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
 _NEXT_SEGMENT = b"next_segment"
 _REBUILD_ROWS = 100_000
-_KEEPER = b"\xff" * 9
-"""A key behind all others in tables that would often be empty. LMDB uses the page of a table that
-becomes empty not again in the same transaction: each unlink would cost a page (measured: an epoch
-of 2,500 grew a catalog of 1.2 MB to 11 MB)."""
 _PAGE_BYTES = 4096
 _EPOCH_MAX_BYTES = 100 * MIB
 """Pages that the rows of one epoch can lie on (`shmr.volume.checkpoint.ROWS`, one page each, and
 the pages above them)."""
 _STEP_BYTES = 512 * KIB
-_INODES_KEPT = 8192
-"""Decoded inode rows kept in memory: a parent directory is needed by every request in it."""
+Naming = tuple[int, bytes, Dentry | None]
+"""A change of a directory: its number, the name, and what the name now is."""
 
 
 class CatalogFailed(ShmrError):
@@ -80,13 +86,16 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._environment = store.open_environment(path)
-        self._tables = store.open_tables(self._environment)
-        self._transaction = self._environment.begin(write=True)
-        for table in (Table.ORPHAN, Table.REAP):
-            value = sealed(table, _KEEPER, b"")
-            self._transaction.put(_KEEPER, value, db=self._tables[table], overwrite=False)
-        self.batch = Batch()
+        self._tables = Tables(path)
+        self._batch = Batch()
+        self._inodes = Inodes()
+        self._marks = Marks()
+        self._names = RecentNames()
+        self._bare = BareInodes()
+        self._recent = RecentExtents()
+        for late in marks.TABLES:
+            for key, value in self.scan(late, b""):
+                self._marks.read(late, key, value)
         self.epoch_rows = 0
         """Rows changed since the last checkpoint."""
         self.live = {
@@ -101,61 +110,83 @@ class Catalog:
         """The disk has no room for what the next epochs may take: nothing should be added."""
         self._reserve()
         self._rebuilding = self.place() is None
-        self._inodes: dict[int, Inode] = {}
-        self._recent = RecentExtents()
 
     # -- reading ----------------------------------------------------------------------------
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value of `key`, or None. Raises IntegrityError if it fails its checksum."""
-        stored = self._transaction.get(key, db=self._tables[table])
-        return None if stored is None else checked(table, key, stored)
+        if table in marks.TABLES:
+            return self._marks.get(table, key)
+        if table == _INODE:
+            self._write_late()
+        return self._tables.get(table, key)
 
     def scan(self, table: int, start: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows from `start` on in key order, while the key begins with `prefix`.
 
         The table must not change while the iterator is in use.
         """
-        cursor = self._transaction.cursor(db=self._tables[table])
-        if not cursor.set_range(start):
-            return
-        for key, stored in cursor:
-            if not key.startswith(prefix) or key == _KEEPER:
-                return
-            yield key, checked(table, key, stored)
+        if table in _LATE:
+            self._write_late()
+        return self._tables.scan(table, start, prefix)
 
     def inode(self, number: int) -> Inode | None:
-        inode = self._inodes.get(number)
+        inode = self._inodes.known.get(number)
         if inode is not None:
             return inode
-        value = self.get(Table.INODE, key_of(number))
+        if number in self._inodes.changed:
+            return self._inodes.changed[number]
+        value = self._tables.get(_INODE, key_of(number))
         if value is None:
             return None
-        if len(self._inodes) >= _INODES_KEPT:
-            self._inodes.clear()
-        inode = self._inodes[number] = decode_inode(number, value)
+        inode = decode_inode(number, value)
+        self._inodes.read(inode)
         return inode
 
     def dentry(self, directory: int, name: bytes) -> Dentry | None:
-        value = self.get(Table.DENTRY, key_named(directory, name))
-        return None if value is None else decode_dentry(value)
+        return self._dentry_at(key_named(directory, name))
+
+    def _dentry_at(self, key: bytes) -> Dentry | None:
+        dentry = self._names.find(key)
+        if isinstance(dentry, Unknown):
+            value = self._tables.get(_DENTRY, key)
+            dentry = None if value is None else decode_dentry(value)
+            self._names.keep(key, dentry)
+        return dentry
+
+    def is_orphan(self, number: int) -> bool:
+        return self._marks.get(_ORPHAN, key_of(number)) is not None
+
+    def xattr(self, number: int, name: bytes) -> bytes | None:
+        """The row of an extended attribute; None, and soon found, where there is none."""
+        if number in self._bare:
+            return None
+        value = self.get(_XATTR, key_named(number, name))
+        if value is None:
+            # Is there another one? If not, the next question needs no looking.
+            self.has_xattrs(number)
+        return value
+
+    def has_xattrs(self, number: int) -> bool:
+        if number in self._bare:
+            return False
+        if self._tables.has_prefix(_XATTR, key_of(number)):
+            return True
+        self._bare.add(number)
+        return False
 
     def extent_at(self, inode: int, offset: int) -> Extent | None:
         """The extent of `inode` that holds `offset`, if there is one."""
         recent = self._recent.find(inode, offset)
         if recent is not None:
             return recent
-        cursor = self._transaction.cursor(db=self._tables[_EXTENT])
-        target = key_pair(inode, offset)
-        found = cursor.set_range(target)
-        if not (found and cursor.key() == target) and not (
-            cursor.prev() if found else cursor.last()
-        ):
+        row = self._tables.last_at(_EXTENT, key_pair(inode, offset))
+        if row is None:
             return None
-        key, stored = cursor.item()
-        if key[:8] != target[:8]:
+        owner, start = split_pair(row[0])
+        if owner != inode:
             return None
-        extent = decode_extent(split_pair(key)[1], checked(_EXTENT, key, stored))
+        extent = decode_extent(start, row[1])
         if extent.end <= offset:
             return None
         self._recent.add(inode, extent)
@@ -163,22 +194,13 @@ class Catalog:
 
     def extents(self, inode: int, start: int, end: int) -> Iterator[Extent]:
         """Extents of `inode` that overlap [start, end), in order."""
-        cursor = self._transaction.cursor(db=self._tables[Table.EXTENT])
-        prefix = key_of(inode)
-        target = key_pair(inode, start)
         # The extent that holds `start` begins at or before it.
-        if cursor.set_range(target):
-            if cursor.key() != target and not (cursor.prev() and cursor.key()[:8] == prefix):
-                cursor.set_range(target)
-        elif not cursor.last():
-            return
-        for key, stored in cursor:
-            if key[:8] != prefix:
-                return
+        rows = self._tables.scan_before(_EXTENT, key_pair(inode, start), key_of(inode))
+        for key, value in rows:
             offset = split_pair(key)[1]
             if offset >= end:
                 return
-            extent = decode_extent(offset, checked(Table.EXTENT, key, stored))
+            extent = decode_extent(offset, value)
             if extent.end > start:
                 yield extent
 
@@ -188,13 +210,16 @@ class Catalog:
 
     def count(self, table: Table) -> int:
         """Rows in `table`."""
-        return int(self._transaction.stat(self._tables[table])["entries"])
+        if table in _LATE:
+            self._write_late()
+        return self._tables.facts(table)["entries"]
 
     def truth_bytes(self) -> int:
         """Bytes of the pages that hold truth rows: what a snapshot takes, at most."""
+        self._write_late()
         total = 0
         for table in TRUTH:
-            facts = self._transaction.stat(self._tables[table])
+            facts = self._tables.facts(table)
             total += (facts["leaf_pages"] + facts["overflow_pages"]) * facts["psize"]
         return total
 
@@ -204,27 +229,45 @@ class Catalog:
 
     def size_bytes(self) -> int:
         """Bytes of the catalog's pages."""
-        info = self._environment.info()
-        return int(info["last_pgno"] + 1) * int(self._environment.stat()["psize"])
+        return self._tables.size_bytes()
 
     # -- changing ---------------------------------------------------------------------------
 
-    def apply(self, rows: Iterable[Row], inodes: Iterable[Inode] = ()) -> None:
+    @property
+    def batch(self) -> Batch:
+        """The rows since the last `take_batch`."""
+        self._write_late()
+        return self._batch
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the batch, at most."""
+        return self._batch.size_bytes + self._inodes.size_bytes + self._marks.size_bytes
+
+    def apply(
+        self, rows: Iterable[Row], inodes: Iterable[Inode] = (), names: Iterable[Naming] = ()
+    ) -> None:
         """Make `rows` true, with what derives from them, and add them to the batch.
 
-        `inodes` are changed inodes, whose rows are added; they stay decoded.
+        `inodes` and `names` are changes whose rows are made here; they stay decoded.
         """
-        add = self.batch.add
+        add = self._batch.add
         for row in rows:
-            self._put(row)
-            add(*row)
-        if len(self._inodes) >= _INODES_KEPT:
-            self._inodes.clear()
+            if row[0] in _LATE:
+                self._put_late(row)
+            else:
+                self._put(row)
+                add(*row)
+        for directory, name, dentry in names:
+            key = key_named(directory, name)
+            value = None if dentry is None else dentry.encode()
+            self._put_name(key, dentry, value)
+            add(_DENTRY, key, value)
         for inode in inodes:
-            row = inode.row()
-            self._put(row)
-            add(*row)
-            self._inodes[inode.number] = inode
+            self.epoch_rows += 1
+            self._inodes.change(inode)
+        if len(self._inodes.changed) >= late_inodes.CHANGED_MAX:
+            self._write_late()
 
     def replay(self, rows: Iterable[Row]) -> None:
         """Like `apply`, for rows that the journal already has."""
@@ -239,23 +282,57 @@ class Catalog:
         self.apply([Row(Table.STATE, name, encode_number(number))])
 
     def _put(self, row: Row) -> None:
+        """Into the transaction now, with what derives from it."""
         table, key, value = row
-        handle = self._tables[table]
-        transaction = self._transaction
+        if table == _DENTRY:
+            self._put_name(key, None if value is None else decode_dentry(value), value)
+            return
         self.epoch_rows += 1
-        if table == _INODE:
-            self._inodes.pop(int.from_bytes(key, "big"), None)
-        elif table in HAS_DERIVED:
-            old = transaction.get(key, db=handle)
-            old = None if old is None else checked(table, key, old)
-            if table == _EXTENT:
-                self._recent.forget(int.from_bytes(key[:8], "big"))
-            for derived in derive(table, key, old, value, self.live):
-                self._put(derived)
-        if value is None:
-            transaction.delete(key, db=handle)
+        if table == _EXTENT:
+            self._recent.forget(split_key(key))
+            count_live(self._tables.get(_EXTENT, key), value, self.live)
+        elif table == _XATTR:
+            if value is not None:
+                self._bare.discard(split_key(key))
+        elif table == _INODE:
+            self._inodes.replayed(split_key(key))
+        elif table in marks.TABLES:
+            self._marks.read(table, key, value)
+        self._tables.put(table, key, value)
+
+    def _put_name(self, key: bytes, dentry: Dentry | None, value: bytes | None) -> None:
+        self.epoch_rows += 1
+        for row in cookies(key, self._dentry_at(key), dentry):
+            self._tables.put(*row)
+        self._tables.put(_DENTRY, key, value)
+        self._names.keep(key, dentry)
+
+    def _put_late(self, row: Row) -> None:
+        """Into the transaction and the batch when `_write_late` is called."""
+        table, key, value = row
+        self.epoch_rows += 1
+        if table in marks.TABLES:
+            self._marks.change(table, key, value)
+        elif value is None:
+            self._inodes.remove(split_key(key))
         else:
-            transaction.put(key, sealed(table, key, value), db=handle)
+            self._inodes.change(decode_inode(split_key(key), value))
+
+    def _write_late(self) -> None:
+        """Write the inodes and marks that changed since the last call.
+
+        Where this fails, all of them are still there to be written.
+        """
+        for late in (self._inodes, self._marks):
+            if not late.changed:
+                continue
+            for table, key, value in late.rows():
+                if value is None and not self._tables.has(table, key):
+                    # It came and went meanwhile: the journal has not heard of it either.
+                    continue
+                self._batch.add(table, key, value)
+                self._tables.put(table, key, value)
+            late.written()
 
     def drop_extents(self, drop: Drop, limit: int) -> tuple[int, int]:
         """Delete the first `limit` extents in the drop's range.
@@ -279,8 +356,8 @@ class Catalog:
             freed += data[1] if data else 0
         for key in keys:
             self._put(Row(Table.EXTENT, key, None))
-            self.batch.forget(Table.EXTENT, key)
-        self.batch.drop(Drop(drop.inode, drop.start, reached))
+            self._batch.forget(Table.EXTENT, key)
+        self._batch.drop(Drop(drop.inode, drop.start, reached))
         return reached, freed
 
     def replay_drop(self, drop: Drop) -> None:
@@ -296,7 +373,8 @@ class Catalog:
 
     def take_batch(self) -> Batch:
         """The rows since the last call; a new batch begins."""
-        batch, self.batch = self.batch, Batch()
+        batch = self.batch
+        self._batch = Batch()
         return batch
 
     # -- epochs -----------------------------------------------------------------------------
@@ -318,22 +396,22 @@ class Catalog:
 
     def checkpoint(self, filesystem: bytes, place: Place, next_segment: int) -> None:
         """Commit the epoch: the journal durably has everything up to `place`."""
+        self._write_late()
         for segment, live in self.live.items():
             if live != self._live_stored.get(segment):
-                self._put(Row(Table.USAGE, key_of(segment), encode_number(max(live, 0))))
+                self._tables.put(Table.USAGE, key_of(segment), encode_number(max(live, 0)))
         for segment in self._live_stored.keys() - self.live.keys():
-            self._put(Row(Table.USAGE, key_of(segment), None))
+            self._tables.put(Table.USAGE, key_of(segment), None)
         self._live_stored = dict(self.live)
-        self._put(Row(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem)))
-        self._put(Row(Table.PLACE, _NEXT_SEGMENT, encode_number(next_segment)))
-        self._put(Row(Table.PLACE, _PLACE, place.encode()))
+        self._tables.put(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem))
+        self._tables.put(Table.PLACE, _NEXT_SEGMENT, encode_number(next_segment))
+        self._tables.put(Table.PLACE, _PLACE, place.encode())
         self._rebuilding = False
         self._commit()
 
     def _commit(self) -> None:
         try:
-            self._transaction.commit()
-            self._transaction = self._environment.begin(write=True)
+            self._tables.commit()
         except lmdb.Error as error:
             raise CatalogFailed(f"the catalog at {self.path} cannot be written: {error}") from error
         self.epoch_rows = 0
@@ -345,11 +423,7 @@ class Catalog:
         An epoch copies each page that it changes, and those it leaves are free only for the one
         after the next; a third time for a snapshot, for which they are kept meanwhile.
         """
-        pages = 0
-        for table in self._tables.values():
-            facts = self._transaction.stat(table)
-            pages += facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
-        live = pages * _PAGE_BYTES
+        live = self._tables.pages() * _PAGE_BYTES
         wanted = live + 3 * min(live, _EPOCH_MAX_BYTES) + _STEP_BYTES
         # In steps, so that it is seldom.
         wanted = -(-wanted // _STEP_BYTES) * _STEP_BYTES
@@ -362,13 +436,12 @@ class Catalog:
         Through a read transaction of its own, so that the open epoch is neither seen nor
         disturbed. Raises IntegrityError while the rows are read.
         """
-        with _checkpoint_of(self._environment, self._tables) as found:
-            yield found
+        with self._tables.committed() as tables:
+            yield _place_of(tables), tables.truth()
 
     def close(self, *, clean: bool = False) -> None:
         """Throw the open epoch away and close; `clean` leaves the digest of the file behind."""
-        self._transaction.abort()
-        self._environment.close()
+        self._tables.close()
         if clean:
             store.leave_digest(self.path)
 
@@ -376,26 +449,12 @@ class Catalog:
 @contextmanager
 def checkpoint_of(path: Path) -> Iterator[tuple[Place, Iterator[Row]]]:
     """See `Catalog.last_checkpoint`: for the catalog that another process has mounted."""
-    with store.open_environment(path, read_only=True, live=True) as environment:
-        tables = store.open_tables(environment, create=False)
-        with _checkpoint_of(environment, tables) as found:
-            yield found
+    with committed(path) as tables:
+        yield _place_of(tables), tables.truth()
 
 
-@contextmanager
-def _checkpoint_of(
-    environment: lmdb.Environment, tables: dict[int, Any]
-) -> Iterator[tuple[Place, Iterator[Row]]]:
-    with environment.begin() as transaction:
-        place = transaction.get(_PLACE, db=tables[Table.PLACE])
-        if place is None:
-            raise IntegrityError("catalog: no checkpoint was ever made")
-
-        def rows() -> Iterator[Row]:
-            for table in TRUTH:
-                for key, stored in transaction.cursor(db=tables[table]):
-                    if key == _KEEPER:
-                        continue
-                    yield Row(table, key, checked(table, key, stored))
-
-        yield decode_place(checked(Table.PLACE, _PLACE, place)), rows()
+def _place_of(tables: Committed) -> Place:
+    value = tables.get(Table.PLACE, _PLACE)
+    if value is None:
+        raise IntegrityError("catalog: no checkpoint was ever made")
+    return decode_place(value)

@@ -10,17 +10,18 @@ from crc32c import crc32c
 from shmr.errors import IntegrityError
 from shmr.format.rows import Table
 
-_SEEDS = {int(table): crc32c(bytes([table])) for table in Table}
+SEEDS = {int(table): crc32c(bytes([table])) for table in Table}
+"""CRC-32C of the table's number, from which that of key and value goes on."""
 
 
 def sealed(table: int, key: bytes, value: bytes) -> bytes:
     """The value as it is stored."""
-    return crc32c(key + value, _SEEDS[table]).to_bytes(4, "big") + value
+    return crc32c(key + value, SEEDS[table]).to_bytes(4, "big") + value
 
 
 def checked(table: int, key: bytes, stored: bytes) -> bytes:
     """The value inside `stored`. Raises IntegrityError."""
     value = stored[4:]
-    if crc32c(key + value, _SEEDS[table]) != int.from_bytes(stored[:4], "big"):
+    if crc32c(key + value, SEEDS[table]) != int.from_bytes(stored[:4], "big"):
         raise IntegrityError(f"catalog: a row of table {Table(table).name} fails its checksum")
     return value

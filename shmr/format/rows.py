@@ -130,14 +130,24 @@ _INODE_TYPES = [int] * 13 + [bytes]
 
 def decode_inode(number: int, value: bytes) -> Inode:
     fields = unpack_list(value, "inode")
-    expect(list(map(type, fields)) == _INODE_TYPES, "inode")
+    if list(map(type, fields)) != _INODE_TYPES:
+        raise IntegrityError("inode: fields are not of their types")
     inode = Inode(number, *fields)
+    _, mode, links, uid, gid, rdev, size, allocated, _, _, _, entries, cookie, parent, target = (
+        inode
+    )
     expect(
-        min(fields[:7]) >= 0
-        and min(fields[10:13]) >= 0
-        and inode.mode < 2**16
-        and inode.size <= SIZE_MAX
-        and len(inode.target) <= 4095,
+        0 <= mode < 2**16
+        and links >= 0
+        and uid >= 0
+        and gid >= 0
+        and rdev >= 0
+        and 0 <= size <= SIZE_MAX
+        and allocated >= 0
+        and entries >= 0
+        and cookie >= 0
+        and parent >= 0
+        and len(target) <= 4095,
         "inode",
     )
     return inode
@@ -150,14 +160,25 @@ class Dentry(NamedTuple):
     kind: int
     cookie: int
 
+    def encode(self) -> bytes:
+        return bytes(_pack(self))
+
     def row(self, directory: int, name: bytes) -> Row:
         return Row(Table.DENTRY, _U64.pack(directory) + name, _pack(self))
 
 
 def decode_dentry(value: bytes) -> Dentry:
     fields = unpack_list(value, "dentry")
-    expect(list(map(type, fields)) == [int, int, int] and min(fields) >= 0, "dentry")
-    return Dentry(*fields)
+    expect(len(fields) == 3, "dentry")
+    inode, kind, cookie = fields
+    expect(
+        type(inode) is type(kind) is type(cookie) is int
+        and inode >= 0
+        and kind >= 0
+        and cookie >= 0,
+        "dentry",
+    )
+    return Dentry(inode, kind, cookie)
 
 
 class Cookie(NamedTuple):
@@ -173,8 +194,13 @@ class Cookie(NamedTuple):
 
 def decode_cookie(value: bytes) -> Cookie:
     fields = unpack_list(value, "cookie")
-    expect(list(map(type, fields)) == [bytes, int, int] and min(fields[1:]) >= 0, "cookie")
-    return Cookie(*fields)
+    expect(len(fields) == 3, "cookie")
+    name, inode, kind = fields
+    expect(
+        type(name) is bytes and type(inode) is type(kind) is int and inode >= 0 and kind >= 0,
+        "cookie",
+    )
+    return Cookie(name, inode, kind)
 
 
 class Address(NamedTuple):

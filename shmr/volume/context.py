@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from shmr.catalog.batch import BATCH_MAX_BYTES
-from shmr.catalog.catalog import Catalog
+from shmr.catalog.catalog import Catalog, Naming
 from shmr.core.reserve import Reserves
 from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.rows import Extent, Inode, Row
@@ -71,7 +71,7 @@ class Context:
         """The least demanding need that space allows now (see `Space.measure`)."""
         self.measure: Callable[[], None] = lambda: None
         """Sets `reserves` and `allowed_from` anew (`Space.measure`)."""
-        self._inodes: range = range(0)
+        self._next_inode = self._inodes_end = 0
 
     @property
     def has_log(self) -> bool:
@@ -99,12 +99,13 @@ class Context:
 
     def new_inode(self) -> int:
         """A number no inode ever had: numbers are set aside a thousand at a time."""
-        if not self._inodes:
-            first = self.catalog.state(_NEXT_INODE, 2)
-            self._inodes = range(first, first + _INODES_AHEAD)
-            self.catalog.set_state(_NEXT_INODE, self._inodes.stop)
+        number = self._next_inode
+        if number == self._inodes_end:
+            number = self.catalog.state(_NEXT_INODE, 2)
             # Not through `apply`: a batch is never cut inside an operation.
-        number, self._inodes = self._inodes[0], self._inodes[1:]
+            self.catalog.set_state(_NEXT_INODE, number + _INODES_AHEAD)
+            self._inodes_end = number + _INODES_AHEAD
+        self._next_inode = number + 1
         return number
 
     def append_data(
@@ -125,19 +126,25 @@ class Context:
             self.poison(error)
             raise
 
-    def apply(self, rows: Iterable[Row], *inodes: Inode, whole: bool = True) -> None:
-        """Make rows and changed inodes true.
+    def apply(
+        self,
+        rows: Iterable[Row],
+        *inodes: Inode,
+        names: Iterable[Naming] = (),
+        whole: bool = True,
+    ) -> None:
+        """Make rows, changed inodes and changed names true.
 
         A batch that grew large is cut behind the rows of a `whole` operation.
         """
         try:
-            self.catalog.apply(rows, inodes)
+            self.catalog.apply(rows, inodes, names)
         except Exception as error:
             # Some of the rows may be applied. The epoch is never committed and the batch never
             # journaled from here on, so the next mount recovers to before this operation.
             self.poison(error)
             raise
-        if whole and self.catalog.batch.size_bytes >= self._batch_max_bytes:
+        if whole and self.catalog.batch_bytes >= self._batch_max_bytes:
             try:
                 self.cut()
             except NoSpace:
@@ -152,12 +159,14 @@ class Context:
         if self.read_only is not None:
             # A poisoned batch may hold half an operation: it must never become durable.
             raise Refused(errno.EROFS)
-        batch = self.catalog.batch
         log = self.log
         number = log.place.segment
         try:
-            log.append_commit(batch.payloads(log.journal_bytes))
-        except DriveError as error:
+            log.append_commit(self.catalog.batch.payloads(log.journal_bytes))
+        except NoSpace:
+            raise
+        except Exception as error:
+            # The log failed; or LMDB did, where the batch's last rows are written only now.
             self.poison(error)
             raise
         self.catalog.take_batch()

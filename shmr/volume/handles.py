@@ -57,14 +57,15 @@ class Handles:
         """Delete an orphan: all its rows, or a mark for the reaper where they are many."""
         context = self._context
         catalog = context.catalog
-        if context.read_only or catalog.get(Table.ORPHAN, key_of(number)) is None:
+        if not catalog.is_orphan(number) or context.read_only:
             return
         inode = catalog.inode(number)
         rows = [Row(Table.ORPHAN, key_of(number), None), Row(Table.INODE, key_of(number), None)]
         prefix = key_of(number)
-        rows += (
-            Row(Table.XATTR, key, None) for key, _ in catalog.scan(Table.XATTR, prefix, prefix)
-        )
+        if catalog.has_xattrs(number):
+            rows += (
+                Row(Table.XATTR, key, None) for key, _ in catalog.scan(Table.XATTR, prefix, prefix)
+            )
         if inode is not None and inode.size:
             extents = []
             for key, _ in catalog.scan(Table.EXTENT, prefix, prefix):

@@ -160,8 +160,8 @@ class Namespace:
             mtime_ns=now,
             ctime_ns=now,
         )
-        rows.append(Dentry(number, kind_of(mode), cookie).row(parent, name))
-        self._context.apply(rows, inode, directory)
+        dentry = Dentry(number, kind_of(mode), cookie)
+        self._context.apply(rows, inode, directory, names=[(parent, name, dentry)])
         return inode
 
     def _inherited(
@@ -207,7 +207,7 @@ class Namespace:
             mtime_ns=now,
             ctime_ns=now,
         )
-        self._context.apply([dentry.row(parent, name)], inode, directory)
+        self._context.apply((), inode, directory, names=[(parent, name, dentry)])
         return inode
 
     # -- removing ---------------------------------------------------------------------------
@@ -221,8 +221,8 @@ class Namespace:
             raise Refused(errno.EISDIR)
         now = self._context.clock()
         inode, rows = self._unnamed(inode, now)
-        rows.append(Row(Table.DENTRY, key_named(parent, name), None))
-        self._context.apply(rows, inode, self._emptied(directory, now))
+        directory = self._emptied(directory, now)
+        self._context.apply(rows, inode, directory, names=[(parent, name, None)])
         self._handles.reclaim(inode.number)
 
     def rmdir(self, parent: int, name: bytes) -> None:
@@ -236,8 +236,8 @@ class Namespace:
             raise Refused(errno.ENOTEMPTY)
         now = self._context.clock()
         inode, rows = self._unnamed(inode, now)
-        rows.append(Row(Table.DENTRY, key_named(parent, name), None))
-        self._context.apply(rows, inode, self._emptied(directory, now, links=1))
+        directory = self._emptied(directory, now, links=1)
+        self._context.apply(rows, inode, directory, names=[(parent, name, None)])
         self._handles.reclaim(inode.number)
 
     @staticmethod
@@ -325,11 +325,9 @@ class Namespace:
                 ),
             ]
         parent = new_dir.number if is_directory else 0
-        rows = [
-            Row(Table.DENTRY, key_named(old_dir.number, name), None),
-            dentry.row(new_dir.number, new_name),
-        ]
-        self._context.apply(rows, inode._replace(ctime_ns=now, parent=parent), *changed)
+        names = [(old_dir.number, name, None), (new_dir.number, new_name, dentry)]
+        moved = inode._replace(ctime_ns=now, parent=parent)
+        self._context.apply((), moved, *changed, names=names)
 
     def _replace(
         self,
@@ -361,11 +359,9 @@ class Namespace:
             ]
         moved = inode._replace(ctime_ns=now, parent=new_dir.number if is_directory else 0)
         victim, rows = self._unnamed(victim, now)
-        rows += (
-            Row(Table.DENTRY, key_named(old_dir.number, name), None),
-            Dentry(inode.number, kind_of(inode.mode), target.cookie).row(new_dir.number, new_name),
-        )
-        self._context.apply(rows, moved, victim, *changed)
+        dentry = Dentry(inode.number, kind_of(inode.mode), target.cookie)
+        names = [(old_dir.number, name, None), (new_dir.number, new_name, dentry)]
+        self._context.apply(rows, moved, victim, *changed, names=names)
         self._handles.reclaim(victim.number)
 
     def _exchange(
@@ -389,13 +385,13 @@ class Namespace:
             changed.append(
                 new_dir._replace(links=new_dir.links + links, mtime_ns=now, ctime_ns=now)
             )
-        rows = [
-            Dentry(other.number, target.kind, source.cookie).row(old_dir.number, name),
-            Dentry(inode.number, source.kind, target.cookie).row(new_dir.number, new_name),
+        names = [
+            (old_dir.number, name, Dentry(other.number, target.kind, source.cookie)),
+            (new_dir.number, new_name, Dentry(inode.number, source.kind, target.cookie)),
         ]
         inode = inode._replace(ctime_ns=now, parent=new_dir.number if up else 0)
         other = other._replace(ctime_ns=now, parent=old_dir.number if down else 0)
-        self._context.apply(rows, inode, other, *changed)
+        self._context.apply((), inode, other, *changed, names=names)
 
 
 def checked_name(name: bytes) -> bytes:

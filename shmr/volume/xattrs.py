@@ -48,7 +48,7 @@ class Xattrs:
 
     def find(self, number: int, name: bytes) -> bytes | None:
         """Like `get`; None if the inode has no such attribute, which is asked for often."""
-        value = self._catalog.get(Table.XATTR, key_named(number, _checked(name)))
+        value = self._catalog.xattr(number, _checked(name))
         return None if value is None else decode_bytes(value)
 
     def set(self, number: int, name: bytes, value: bytes) -> None:
@@ -58,7 +58,7 @@ class Xattrs:
         if len(value) > VALUE_MAX:
             raise Refused(errno.E2BIG)
         key = key_named(number, _checked(name))
-        if self._catalog.get(Table.XATTR, key) is None:
+        if self._catalog.xattr(number, name) is None:
             taken = sum(len(other) + 1 for other in self.list(number))
             if taken + len(name) + 1 > LIST_MAX:
                 raise Refused(errno.ENOSPC)
@@ -85,7 +85,7 @@ class Xattrs:
 
     def acl(self, number: int, name: bytes) -> Acl | None:
         """The ACL `name` (ACCESS or DEFAULT) of an inode, if it has one."""
-        value = self._catalog.get(Table.XATTR, key_named(number, name))
+        value = self._catalog.xattr(number, name)
         if value is None:
             return None
         return posix_acl.decode(decode_bytes(value))

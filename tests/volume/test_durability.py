@@ -136,15 +136,15 @@ def test_half_an_operation_never_becomes_durable(
     volume = machine.open()
     volume.names.create(1, b"file", stat.S_IFREG | 0o644, ROOT_USER)
     commit(volume)
-    put = volume.catalog._put
+    put = volume.catalog._tables.put
     calls = iter([True, False])
 
-    def failing(row: object) -> None:
+    def failing(table: int, key: bytes, value: bytes | None) -> None:
         if not next(calls):
             raise MemoryError
-        put(row)  # type: ignore[arg-type]
+        put(table, key, value)
 
-    monkeypatch.setattr(volume.catalog, "_put", failing)
+    monkeypatch.setattr(volume.catalog._tables, "put", failing)
     with pytest.raises(MemoryError):
         volume.names.unlink(1, b"file")
     monkeypatch.undo()
