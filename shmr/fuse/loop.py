@@ -3,9 +3,10 @@
     poll -> read -> handler -> write          no other task, no other thread: most requests
     poll -> read -> handler -> task ... write  a handler that must wait gave an awaitable
 
-One task reads. A handler is an ordinary function that returns the reply; where it has to wait (a
-commit, a drive, room) it returns an awaitable, which goes on in a task of its own while the loop
-reads the next request. So a request that waits delays no other.
+One task reads. A handler is an ordinary function that returns the reply. Where it has to wait (for
+a drive, for room) it returns an awaitable, which goes on in a task of its own while the loop reads
+the next request; where somebody else will say when it is done (a commit), a promise, which needs no
+task. So a request that waits delays no other.
 
 Entering trio costs more than a whole small request, and the client that was just answered mostly
 asks again at once. So the loop *lingers*: it waits for the next request outside trio for a moment,
@@ -26,6 +27,7 @@ itself is told in ARCHITECTURE.md.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import select
 import time
@@ -37,9 +39,10 @@ from shmr.drive.seam import Buffer
 from shmr.errors import NoSpace
 from shmr.fuse import negotiate
 from shmr.fuse.guard import ROOM_TRIES, answer_to, logger
+from shmr.fuse.promise import Promise
 from shmr.fuse.protocol import HEAD, NODE, OPCODE, REPLY, UNIQUE, Head
 
-Reply = Buffer | int | None | Awaitable["Reply"]
+Reply = Buffer | int | None | Promise | Awaitable["Reply"]
 """A payload; or an errno, 0 for success without payload; or None for requests that get no answer;
 or what will give one of these."""
 Handler = Callable[[int, memoryview, Head], Reply]
@@ -139,14 +142,34 @@ class Loop:
             reply = self._with_room(handler, bytes(body), head)
         except Exception as error:
             reply = answer_to(error, head, body)
+        self._deliver(reply, handler, head, body)
+
+    def _deliver(self, reply: Reply, handler: Handler, head: Head, body: Buffer) -> None:
+        """Send `reply`, now or when it is there."""
         kind = type(reply)
-        if kind is bytes or kind is int or not isinstance(reply, Awaitable):
-            if reply is not None:
-                self._reply(head, reply)  # type: ignore[arg-type]
-            return
-        assert self._nursery is not None
-        self._waiting += 1
-        self._nursery.start_soon(self._answer_later, reply, handler, bytes(body), head)
+        if kind is bytes or kind is int:
+            self._reply(head, reply)  # type: ignore[arg-type]
+        elif isinstance(reply, Promise):
+            self._waiting += 1
+            reply.then(functools.partial(self._settled, handler, bytes(body), head))
+        elif isinstance(reply, Awaitable):
+            assert self._nursery is not None
+            self._waiting += 1
+            self._nursery.start_soon(self._answer_later, reply, handler, bytes(body), head)
+        elif reply is not None:
+            self._reply(head, reply)
+
+    def _settled(
+        self, handler: Handler, body: bytes, head: Head, failure: Exception | None
+    ) -> None:
+        """What was promised is there."""
+        self._waiting -= 1
+        if failure is None:
+            self._reply(head, 0)
+        elif isinstance(failure, NoSpace):
+            self._deliver(self._with_room(handler, body, head), handler, head, body)
+        else:
+            self._reply(head, answer_to(failure, head, body))
 
     async def _answer_later(
         self, awaited: Awaitable[Reply], handler: Handler, body: bytes, head: Head
@@ -162,7 +185,7 @@ class Loop:
             reply = answer_to(error, head, body)
         finally:
             self._waiting -= 1
-            if isinstance(reply, Awaitable):
+            if isinstance(reply, Awaitable | Promise):
                 reply = errno.EIO  # a handler may wait once
             if reply is not None:
                 self._reply(head, reply)
@@ -174,6 +197,9 @@ class Loop:
                 break
             try:
                 reply = handler(head[NODE], memoryview(body), head)
+                if isinstance(reply, Promise):
+                    await reply.wait()
+                    return 0
                 return await reply if isinstance(reply, Awaitable) else reply
             except NoSpace:
                 pass

@@ -13,7 +13,7 @@ from shmr.fuse.requests.directories import DirectoryRequests
 from shmr.fuse.requests.files import FileRequests
 from shmr.fuse.requests.names import NameRequests
 from shmr.fuse.requests.xattrs import XattrRequests
-from shmr.fuse.seam import Volume
+from shmr.fuse.seam import Commit, Volume
 
 
 class Operations:
@@ -23,7 +23,7 @@ class Operations:
         self,
         volume: Volume,
         *,
-        commit: Callable[[], Awaitable[None]],
+        commit: Commit,
         make_room: Callable[[], Awaitable[bool]],
         count_reads: bool = True,
     ) -> None:

@@ -6,13 +6,16 @@ thread, but for `ReadPlan.fetch`. Everything may raise `Refused`, `IntegrityErro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from shmr.drive.seam import Buffer
 from shmr.format.rows import Inode
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
+
+Commit = Callable[[Callable[[Exception | None], None]], None]
+"""Makes everything so far durable, and tells who asked when it is, or what made it impossible."""
 
 
 class Names(Protocol):

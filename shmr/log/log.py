@@ -36,7 +36,11 @@ def in_sequence(calls: Sequence[Callable[[], None]]) -> None:
 
 
 class SyncJob:
-    """The syncs that make everything appended so far durable; `run` may wait in any thread."""
+    """The syncs that make everything appended so far durable.
+
+    Either `run` does them, in any thread; or somebody does the `calls`, in any threads and order,
+    and says with `ended` how they went.
+    """
 
     def __init__(self, writers: Sequence[SegmentWriter], sequence: int, parallel: Parallel) -> None:
         self.reached = tuple((writer, writer.end, writer.chain) for writer in writers)
@@ -44,16 +48,26 @@ class SyncJob:
         self.error: DriveError | None = None
         self._parallel = parallel
 
+    def calls(self) -> list[Callable[[], None]]:
+        return [writer.sync for writer, _, _ in self.reached]
+
+    def ended(self, failure: Exception | None) -> None:
+        """All calls have ended; `failure` is what one of them raised. Raises what is no DriveError:
+        it is as good as a failed sync, nothing is known durable, and it is a mistake of ours.
+        """
+        if failure is None or isinstance(failure, DriveError):
+            self.error = failure
+            return
+        self.error = DriveError("log", "sync", OSError(errno.EIO, repr(failure)))
+        raise failure
+
     def run(self) -> None:
+        failure: Exception | None = None
         try:
-            self._parallel([writer.sync for writer, _, _ in self.reached])
-        except DriveError as error:
-            self.error = error
+            self._parallel(self.calls())
         except Exception as error:
-            # A thread that could not be had is as good as a failed sync: nothing is known durable.
-            cause = OSError(errno.EIO, repr(error))
-            self.error = DriveError("log", "sync", cause)
-            raise
+            failure = error
+        self.ended(failure)
 
 
 class Log:
@@ -195,32 +209,43 @@ class Log:
         Raises NoSpace before the COMMIT is there (the batch may be appended again: its rows are
         absolute), or DriveError.
         """
-        for payload in payloads:
-            self._append_journal(Kind.META, payload)
+        frames = [(Kind.META, payload) for payload in payloads]
         ends = tuple(
             DataEnd(w.number, w.end, w.chain, w.synced, w.synced_chain)
             for w in self._touched.values()
         )
         commit = Commit(self.durable_seq, self.store.next_number, self._clock(), ends)
-        self._append_journal(Kind.COMMIT, commit.encode())
+        frames.append((Kind.COMMIT, commit.encode()))
+        while frames:
+            count = self._journal.fitting([len(payload) for _, payload in frames])
+            if count:
+                self._append_journal(frames[:count])
+                del frames[:count]
+            else:
+                self._roll_journal()
         self._touched.clear()
 
-    def _append_journal(self, kind: Kind, payload: bytes) -> None:
+    def _append_journal(self, frames: Sequence[tuple[Kind, bytes]]) -> None:
         if self.failed:
             raise self.failed
-        if self._journal.room() < len(payload):
-            old = self._journal
-            claim = self._claim(Stream.JOURNAL, 0)
-            previous = (old.number, old.end, old.chain)
-            self._journal = self._guard(
-                lambda: self.store.begin(claim, sequence=old.sequence, previous=previous)
-            )
-            self._unsynced[self._journal.number] = self._journal
-            self._finish(old)
-        before = self._journal.end
-        self._guard(lambda: self._journal.append(kind, 0, 0, payload))
-        self.journal_size_bytes += self._journal.end - before
+        journal = self._journal
+        before = journal.end
+        self._guard(lambda: journal.append_journal(frames))
+        self.journal_size_bytes += journal.end - before
+        self._unsynced[journal.number] = journal
+
+    def _roll_journal(self) -> None:
+        """Go on in a new journal segment."""
+        if self.failed:
+            raise self.failed
+        old = self._journal
+        claim = self._claim(Stream.JOURNAL, 0)
+        previous = (old.number, old.end, old.chain)
+        self._journal = self._guard(
+            lambda: self.store.begin(claim, sequence=old.sequence, previous=previous)
+        )
         self._unsynced[self._journal.number] = self._journal
+        self._finish(old)
 
     def _finish(self, writer: SegmentWriter) -> None:
         """No more frames: the next sync seals it."""

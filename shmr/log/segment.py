@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shmr.drive.seam import DriveFile
+from shmr.drive.seam import Buffer, DriveFile
 from shmr.format import frame
 from shmr.format.frame import GRANULE, LENGTH_MAX, Kind
 from shmr.format.records import Opening
@@ -55,11 +55,36 @@ class SegmentWriter:
             return 0
         return min(LENGTH_MAX, left - frame.HEADER_MAX - frame.ALIGNMENT)
 
+    def fitting(self, lengths: Sequence[int]) -> int:
+        """How many frames with payloads of these lengths, in this order, still find room."""
+        end, count = self.end, 0
+        for length in lengths:
+            room = self.size_bytes - end - frame.HEADER_MAX - frame.ALIGNMENT
+            if self.size_bytes - end < FRAME_MIN or length > min(LENGTH_MAX, room):
+                break
+            end += frame.frame_size(length)
+            count += 1
+        return count
+
     def append(self, kind: Kind, owner: int, position: int, payload: bytes | memoryview) -> int:
         """Append one frame to every copy; returns the offset of its header.
 
         Raises DriveError. Not durable before `sync`.
         """
+        self._append(self._encoded(kind, owner, position, payload))
+        return self.last
+
+    def append_journal(self, frames: Sequence[tuple[Kind, bytes]]) -> None:
+        """Append frames that have no owner, in one write to every copy. Raises DriveError."""
+        buffers: list[Buffer] = []
+        for kind, payload in frames:
+            buffers += self._encoded(kind, 0, 0, payload)
+        self._append(buffers)
+
+    def _encoded(
+        self, kind: Kind, owner: int, position: int, payload: bytes | memoryview
+    ) -> Sequence[Buffer]:
+        """The bytes of the next frame, which counts as appended."""
         chain, buffers = frame.encode(
             kind,
             self._filesystem,
@@ -70,14 +95,15 @@ class SegmentWriter:
             payload,
             self.chain,
         )
-        for file in self.files:
-            file.append(buffers)
-        at = self.end
-        self.last = at
+        self.last = self.end
         self.chain = chain
         self.sequence += 1
-        self.end = at + frame.frame_size(len(payload))
-        return at
+        self.end += frame.frame_size(len(payload))
+        return buffers
+
+    def _append(self, buffers: Sequence[Buffer]) -> None:
+        for file in self.files:
+            file.append(buffers)
 
     def sync(self) -> None:
         """Make what was appended durable on every copy. Any thread; raises DriveError."""

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from shmr.errors import Refused, ShmrError
+from shmr.log.log import SyncJob
 from shmr.volume.volume import Volume
 
-
-class _Round:
-    """One commit, and those who wait for it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: Exception | None = None
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.done.set()
+Told = Callable[[Exception | None], None]
+"""Hears how a commit went: None, or what made it impossible (Refused, NoSpace, DriveError)."""
 
 
 class Committer:
     """Runs commits for whoever asks; `exclusive` keeps syncs away while a checkpoint is made."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, run: Callable[[SyncJob], Awaitable[None]]) -> None:
+        """`run` does a job's syncs, elsewhere."""
         self._volume = volume
-        self._next: _Round | None = None
+        self._run = run
+        self._waiting: list[Told] = []
         self._asked = trio.Event()
         self._ended = False
         self.exclusive = trio.Lock()
+
+    def ask(self, told: Told) -> None:
+        """Have everything that happened before this call made durable; `told` hears of it."""
+        if self._ended:
+            told(Refused(errno.EIO))
+            return
+        self._waiting.append(told)
+        self._asked.set()
 
     async def commit(self) -> None:
         """Return when everything that happened before this call is durable.
 
         Raises what made that impossible: Refused, NoSpace, DriveError.
         """
-        if self._ended:
-            raise Refused(errno.EIO)
-        if self._next is None:
-            self._next = _Round()
-            self._asked.set()
-        this = self._next
-        await this.done.wait()
-        if this.error is not None:
-            raise this.error
+        done = trio.Event()
+        failure: Exception | None = None
+
+        def told(error: Exception | None) -> None:
+            nonlocal failure
+            failure = error
+            done.set()
+
+        self.ask(told)
+        await done.wait()
+        if failure is not None:
+            raise failure
 
     async def run(self) -> None:
-        """Serve `commit` until cancelled; nobody is left waiting, and nobody is told a lie."""
+        """Serve until cancelled; nobody is left waiting, and nobody is told a lie."""
         try:
             while True:
                 await self._asked.wait()
@@ -56,24 +62,27 @@ class Committer:
                     await self._round()
         finally:
             self._ended = True
-            if self._next is not None:
-                self._next.fail(Refused(errno.EIO))
+            self._tell(self._waiting, Refused(errno.EIO))
 
     async def _round(self) -> None:
         async with self.exclusive:
             # Whoever comes from here on may have changed something after the batch was cut.
             self._asked = trio.Event()
-            this, self._next = self._next, None
-            assert this is not None
+            waiting, self._waiting = self._waiting, []
+            failure: Exception | None = Refused(errno.EIO)
             try:
                 job = self._volume.commits.begin()
                 if job is not None:
-                    await trio.to_thread.run_sync(job.run)
+                    await self._run(job)
                     self._volume.commits.end(job)
+                failure = None
             except ShmrError as error:
-                this.fail(error)
-            except BaseException:
-                # No thread to be had, no memory: whatever it is, nothing is known durable.
-                this.fail(Refused(errno.EIO))
-                raise
-            this.done.set()
+                failure = error
+            finally:
+                # Whatever else it was (no thread to be had, no memory): nothing is known durable.
+                self._tell(waiting, failure)
+
+    @staticmethod
+    def _tell(waiting: list[Told], failure: Exception | None) -> None:
+        for told in waiting:
+            told(failure)

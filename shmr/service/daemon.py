@@ -94,7 +94,9 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
                 logger.info("recovery: %s", sentence)
             if volume.read_only:
                 logger.warning("read-only: %s", volume.read_only)
-            trio.run(_serve, volume, order, config.filesystem, options, ready, snapshots.stop)
+            trio.run(
+                _serve, volume, order, config.filesystem, options, ready, snapshots.stop, syncing
+            )
         except BaseExceptionGroup as group:
             raise _only(group) from None
         finally:
@@ -135,12 +137,13 @@ async def _serve(
     options: MountOptions,
     ready: Ready,
     leaving: Ready,
+    syncing: Syncing,
 ) -> None:
-    committer = Committer(volume)
+    committer = Committer(volume, syncing.run)
     maintenance = Maintenance(volume, committer)
     operations = Operations(
         volume,
-        commit=committer.commit,
+        commit=committer.ask,
         make_room=maintenance.make_room,
         count_reads=options.atime is not Atime.NEVER,
     )

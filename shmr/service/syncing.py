@@ -1,38 +1,98 @@
-"""Syncs of several files at once, in a few threads of their own."""
+"""Syncs of several files side by side, in a few threads that wait for nothing else.
+
+Two syncs at once cost 1.3 times one (measured), so all of a job are handed out at the same moment.
+A thread takes a call, and the last of a job's to end says so; nothing is passed on from thread to
+thread on the way, because each hand-over costs as much as a small request.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+import trio
+
+from shmr.log.log import SyncJob
 
 THREADS = 6
+Call = Callable[[], None]
+
+
+class _Group:
+    """Calls of which the last to end is noticed."""
+
+    def __init__(self, count: int, ended: Callable[[], object]) -> None:
+        self.failure: Exception | None = None
+        self._left = count
+        self._ended = ended
+        self._lock = threading.Lock()
+
+    def run(self, call: Call) -> None:
+        failure = None
+        try:
+            call()
+        except Exception as error:
+            failure = error
+        with self._lock:
+            self.failure = self.failure or failure
+            self._left -= 1
+            last = not self._left
+        if last:
+            self._ended()
 
 
 class Syncing:
-    """The `Parallel` of a mounted log: two syncs at once cost 1.3 times one (measured)."""
+    """The threads. Calls must come back: nothing can interrupt a sync."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
+        self._queue: SimpleQueue[tuple[_Group, Call] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"sync {number}", daemon=True)
+            for number in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
 
-    def parallel(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Run all of `calls`; raises the first failure when all have ended."""
-        others = [self._pool.submit(call) for call in calls[1:]]
-        failure: BaseException | None = None
-        try:
-            for call in calls[:1]:
-                call()
-        except Exception as error:
-            failure = error
-        for other in others:
-            failure = failure or other.exception()
-        if failure is not None:
-            raise failure
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            group, call = task
+            group.run(call)
 
-    def background(self, call: Callable[[], None]) -> None:
+    async def run(self, job: SyncJob) -> None:
+        """Do the syncs of `job`, which hears how they went; never cancelled."""
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+        calls = job.calls()
+        group = _Group(len(calls), lambda: token.run_sync_soon(trio.lowlevel.reschedule, task))
+        for call in calls:
+            self._queue.put((group, call))
+        if calls:
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        job.ended(group.failure)
+
+    def parallel(self, calls: Sequence[Call]) -> None:
+        """Run all of `calls`, the first on this thread; raises a failure when all have ended."""
+        if not calls:
+            return
+        all_ended = threading.Event()
+        group = _Group(len(calls), all_ended.set)
+        for call in calls[1:]:
+            self._queue.put((group, call))
+        group.run(calls[0])
+        all_ended.wait()
+        if group.failure is not None:
+            raise group.failure
+
+    def background(self, call: Call) -> None:
         """Run `call`, for which nobody waits, in a thread of its own kind: syncs go first."""
         self._reading.submit(call)
 
     def close(self) -> None:
         self._reading.shutdown(cancel_futures=True)
-        self._pool.shutdown()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()

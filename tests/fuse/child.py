@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import trio
 
@@ -18,8 +19,8 @@ from shmr.fuse.session import serve
 from tests.fuse.memory import MemoryVolume
 
 
-async def _commit() -> None:
-    await trio.lowlevel.checkpoint()
+def _commit(told: Callable[[Exception | None], None]) -> None:
+    trio.lowlevel.current_trio_token().run_sync_soon(told, None)
 
 
 async def _make_room() -> bool:

@@ -35,10 +35,14 @@ class Served:
     thread: threading.Thread | None = None
     cancel: Callable[[], None] = lambda: None
 
-    async def commit(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self.volume.enter("commit")
-        self.commits += 1
+    def commit(self, told: Callable[[Exception | None], None]) -> None:
+        failure: Exception | None = None
+        try:
+            self.volume.enter("commit")
+            self.commits += 1
+        except Exception as error:
+            failure = error
+        trio.lowlevel.current_trio_token().run_sync_soon(told, failure)
 
     async def make_room(self) -> bool:
         await trio.lowlevel.checkpoint()

@@ -14,6 +14,7 @@ import trio.testing
 from shmr.errors import NoSpace, Refused, SetupError
 from shmr.fuse import negotiate
 from shmr.fuse.loop import Handler, Loop, Reply
+from shmr.fuse.promise import Promise
 from shmr.fuse.protocol import HEAD, REPLY, Head
 from tests.fuse.test_negotiate import request as init
 
@@ -155,6 +156,50 @@ def test_requests_that_wait_delay_no_other_and_are_answered_when_they_can_be() -
         go_on.set()
         answers = {await kernel.answer() for _ in range(200)}
         assert answers == {(number, 0, bytes([number])) for number in range(200)}
+
+    kernel.run(scenario)
+
+
+def test_a_promise_is_answered_when_it_is_settled_and_not_before() -> None:
+    promises: list[Promise] = []
+
+    def handler(*_: object) -> Reply:
+        promises.append(Promise())
+        return promises[-1]
+
+    kernel = Kernel({1: handler, 2: echo}, rooms=[True])
+
+    async def scenario() -> None:
+        for unique in range(4):
+            kernel.ask(1, unique)
+        kernel.ask(2, 10)
+        assert await kernel.answer() == (10, 0, b"")
+        promises[1].settle(None)
+        assert await kernel.answer() == (1, 0, b"")
+        promises[0].settle(Refused(errno.EDQUOT))
+        assert await kernel.answer() == (0, errno.EDQUOT, b"")
+        promises[2].settle(ZeroDivisionError())
+        assert await kernel.answer() == (2, errno.EIO, b"")
+        promises[3].settle(NoSpace())
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.nothing_more()
+        promises[4].settle(None)  # tried again, with room
+        assert await kernel.answer() == (3, 0, b"")
+
+    kernel.run(scenario)
+
+
+def test_a_promise_may_be_settled_before_its_handler_returns() -> None:
+    def handler(*_: object) -> Reply:
+        promise = Promise()
+        promise.settle(None)
+        return promise
+
+    kernel = Kernel({1: handler})
+
+    async def scenario() -> None:
+        kernel.ask(1, 1)
+        assert await kernel.answer() == (1, 0, b"")
 
     kernel.run(scenario)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from shmr.fuse import protocol
 from shmr.fuse.known import VALID_S, Known
 from shmr.fuse.loop import Handler, Reply
+from shmr.fuse.promise import Promise
 from shmr.fuse.protocol import Head, Opcode
 from shmr.fuse.reads import ReadTimes
-from shmr.fuse.seam import Attributes, Names
+from shmr.fuse.seam import Attributes, Commit, Names
 
 _DOT, _DOTDOT = 1, 2
 _DIRECTORY = 0o040000
@@ -24,7 +25,7 @@ class DirectoryRequests:
         attributes: Attributes,
         known: Known,
         times: ReadTimes,
-        commit: Callable[[], Awaitable[None]],
+        commit: Commit,
     ) -> None:
         self._names = names
         self._attributes = attributes
@@ -93,8 +94,6 @@ class DirectoryRequests:
         return 0
 
     def fsyncdir(self, number: int, body: memoryview, head: Head) -> Reply:
-        return self._committed()
-
-    async def _committed(self) -> Reply:
-        await self._commit()
-        return 0
+        durable = Promise()
+        self._commit(durable.settle)
+        return durable

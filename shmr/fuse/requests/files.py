@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -16,11 +16,12 @@ from shmr.fuse.groups import in_group
 from shmr.fuse.known import Known
 from shmr.fuse.loop import Handler, Reply
 from shmr.fuse.privileges import without_privileges
+from shmr.fuse.promise import Promise
 from shmr.fuse.protocol import Head, Opcode
 from shmr.fuse.reads import ReadTimes
 from shmr.fuse.requests.attributes import AttributeRequests
 from shmr.fuse.requests.names import caller_of, name_of
-from shmr.fuse.seam import Attributes, Data, Holes, Names, ReadPlan
+from shmr.fuse.seam import Attributes, Commit, Data, Holes, Names, ReadPlan
 from shmr.volume.attributes import AttributeChange
 
 READS_COUNT = 1 << 62
@@ -45,7 +46,7 @@ class FileRequests:
         changes: AttributeRequests,
         known: Known,
         times: ReadTimes,
-        commit: Callable[[], Awaitable[None]],
+        commit: Commit,
     ) -> None:
         self._names = names
         self._data = data
@@ -189,8 +190,6 @@ class FileRequests:
         return 0
 
     def fsync(self, node: int, body: memoryview, head: Head) -> Reply:
-        return self._committed()
-
-    async def _committed(self) -> Reply:
-        await self._commit()
-        return 0
+        durable = Promise()
+        self._commit(durable.settle)
+        return durable
