@@ -3,17 +3,12 @@
 Each `_read_*` function takes a value and its place, reports what is wrong with it, and returns a
 value of the right type in any case: a placeholder after a mistake. So one mistake hides no other,
 and no placeholder gets out, because `parse` raises when anything was reported.
-
-Paths: one that is not absolute starts at the directory of the configuration file; symbolic links
-are resolved, so that two names of one directory are seen as one.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shmr.config.document import (
@@ -23,8 +18,8 @@ from shmr.config.document import (
     below,
     describe,
     parse_document,
-    shown,
 )
+from shmr.config.fields import FieldReader
 from shmr.config.places import check_places
 from shmr.config.values import (
     CODES,
@@ -37,18 +32,13 @@ from shmr.config.values import (
 )
 from shmr.errors import ConfigError
 from shmr.format.fragment import WIDTH_MAX
-from shmr.units import GIB, KIB, MIB, PIB, format_size, parse_size
+from shmr.units import GIB, MIB, PIB, format_size
 
 _FILE_BYTES_MAX = MIB
-_ALIGNMENT = 4 * KIB
 _ZONE_BYTES = (MIB, 4 * GIB)
 _DRIVE_BYTES_MAX = 1024 * PIB
 _PRIORITY_MAX = 1_000_000
-_PATH_BYTES_MAX = 4095
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
-_YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 
 _ERASURE_WORKSPACE = (
     "the pool of priority 0 is where writes land and cannot be an erasure pool: a workspace is "
@@ -97,15 +87,8 @@ def parse(text: str, source: str) -> Config:
     return config
 
 
-class _Reader:
-    """Reads the parts of one document. `directory` is where relative paths start."""
-
-    def __init__(self, problems: Problems, directory: Path) -> None:
-        self.report = problems.add
-        self.problems = problems
-        self.directory = directory
-
-    # -- the parts of a configuration
+class _Reader(FieldReader):
+    """Reads the parts of one document."""
 
     def config(self, document: Value, file: Path) -> Config:
         keys = ("filesystem", "catalog", "same_device", "pools")
@@ -228,110 +211,3 @@ class _Reader:
                 )
         if pools and all(pool.priority > 0 for pool in pools):
             self.report("pools", "no pool has priority 0, which is where writes land")
-
-    # -- fields by type; a field that is absent has been reported where it is required
-
-    def fields(
-        self, value: Value, place: str, known: Iterable[str], *, required: Iterable[str]
-    ) -> Mapping[str, Value]:
-        """The entries of a mapping; unknown and missing ones are reported."""
-        known = tuple(known)
-        if not isinstance(value, Mapping):
-            keys = ", ".join(known)
-            self.report(place, f"expected a mapping with {keys}; found {describe(value)}")
-            return {}
-        for key in value:
-            if key not in known:
-                likely = difflib.get_close_matches(key[:64], known, n=1)
-                hint = f"did you mean {likely[0]}?" if likely else f"known are {', '.join(known)}"
-                self.report(below(place, key), f"unknown; {hint}")
-        for key in required:
-            if key not in value:
-                self.report(below(place, key), "missing")
-        return {key: value[key] for key in known if key in value}
-
-    def list_of(self, value: Value, place: str, noun: str) -> Sequence[Value]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            self.report(place, f"expected a list with at least one {noun}, found {describe(value)}")
-            return ()
-        if not value:
-            self.report(place, f"expected at least one {noun}, found an empty list")
-        return value
-
-    def name(self, fields: Mapping[str, Value], key: str, place: str) -> str:
-        if key not in fields:
-            return ""
-        value = fields[key]
-        if isinstance(value, str) and _NAME.fullmatch(value):
-            return value
-        self.report(
-            below(place, key),
-            "expected a name of up to 64 letters, digits, dots, dashes and underscores that "
-            f"begins with a letter or digit, found {describe(value)}",
-        )
-        return ""
-
-    def number(
-        self, fields: Mapping[str, Value], key: str, place: str, least: int, most: int
-    ) -> int | None:
-        if key not in fields:
-            return None
-        value = fields[key]
-        if isinstance(value, str) and _NUMBER.fullmatch(value) and least <= int(value) <= most:
-            return int(value)
-        self.report(
-            below(place, key),
-            f"expected a whole number from {least} to {most}, found {describe(value)}",
-        )
-        return None
-
-    def truth(self, fields: Mapping[str, Value], key: str, place: str) -> bool:
-        if key not in fields:
-            return False
-        value = fields[key]
-        word = value.lower() if isinstance(value, str) else ""
-        if word not in _YES + _NO:
-            self.report(below(place, key), f"expected true or false, found {describe(value)}")
-        return word in _YES
-
-    def size(
-        self, fields: Mapping[str, Value], key: str, place: str, least: int, most: int
-    ) -> int | None:
-        if key not in fields:
-            return None
-        value, where = fields[key], below(place, key)
-        try:
-            size_bytes = parse_size(value if isinstance(value, str) else "")
-        except (ValueError, OverflowError):
-            found = describe(value)
-            self.report(where, f"expected a size such as 256MiB or 100GiB, found {found}")
-            return None
-        if not least <= size_bytes <= most:
-            self.report(
-                where,
-                f"expected {format_size(least)} to {format_size(most)}, found {describe(value)}",
-            )
-            return None
-        if size_bytes % _ALIGNMENT:
-            self.report(where, f"expected a multiple of 4 KiB, found {size_bytes} bytes")
-            return None
-        return size_bytes
-
-    def path_of(self, fields: Mapping[str, Value], key: str, place: str) -> Path | None:
-        return self.path(fields[key], below(place, key)) if key in fields else None
-
-    def path(self, value: Value, place: str) -> Path | None:
-        if not isinstance(value, str) or not value:
-            self.report(place, f"expected a path, found {describe(value)}")
-            return None
-        if value.startswith("~"):
-            self.report(place, f"~ is not expanded here, write the whole path: {shown(value)}")
-            return None
-        try:
-            long = len(os.fsencode(value)) > _PATH_BYTES_MAX
-        except UnicodeEncodeError:
-            long = True
-        if long or any(ord(character) < 32 for character in value):
-            self.report(place, f"not a path that a system call takes: {shown(value)}")
-            return None
-        return Path(os.path.realpath(self.directory / value))
