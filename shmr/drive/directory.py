@@ -19,6 +19,7 @@ and the choice of what to do after an error.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -33,6 +34,18 @@ from shmr.errors import DriveError
 LOCK_NAME = "lock"
 SMALL_BYTES = 64 * 1024
 
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """sync_file_range(2), which Python does not have; None where the C library lacks it."""
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_sync_file_range = _find_sync_file_range()
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _ZEROS = bytes(1024 * 1024)
 _CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -116,6 +129,10 @@ class DirectoryFile:
     def prefetch(self, offset: int, length: int) -> None:
         with suppress(OSError):
             os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def write_back(self, offset: int, length: int) -> None:
+        if _sync_file_range is not None:
+            _sync_file_range(self._fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
     def evict(self) -> None:
         with suppress(OSError):

@@ -63,6 +63,12 @@ class DriveFile(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """Tell the device that these bytes will be read soon. May wait a little; never raises."""
 
+    def write_back(self, offset: int, length: int) -> None:
+        """Have the device begin to write these bytes, so that `sync` finds less to do.
+
+        Promises nothing. May wait a little; never raises: what fails, `sync` will tell.
+        """
+
     def evict(self) -> None:
         """Let reads come from the device again, not from memory; for what was synced. Never raises.
 

@@ -6,7 +6,7 @@ A failed append leaves the copies' ends unknown; whoever holds the writer must n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shmr.drive.seam import Buffer, DriveFile
 from shmr.format import frame
@@ -45,6 +45,8 @@ class SegmentWriter:
         self.synced = 0
         self.synced_chain = 0
         self.full = False
+        self.hastened = 0
+        """The offset up to which the drives were asked to begin writing."""
         self._filesystem = filesystem
         self.append(Kind.SEGMENT, 0, 0, opening.encode())
 
@@ -104,6 +106,17 @@ class SegmentWriter:
     def _append(self, buffers: Sequence[Buffer]) -> None:
         for file in self.files:
             file.append(buffers)
+
+    def hasten(self) -> Callable[[], None]:
+        """A call that has the drives begin to write what was appended since the last one."""
+        start, length = self.hastened, self.end - self.hastened
+        self.hastened = self.end
+
+        def begin() -> None:
+            for file in self.files:
+                file.write_back(start, length)
+
+        return begin
 
     def sync(self) -> None:
         """Make what was appended durable on every copy. Any thread; raises DriveError."""

@@ -86,10 +86,12 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
             degraded=order.degraded,
             parallel=syncing.parallel,
             make_writer=snapshots.writer,
-            background=syncing.background,
+            background=syncing.read_ahead,
         )
         try:
             opened()
+            if volume.read_only is None:
+                volume.log.background = syncing.write_back
             for sentence in volume.report:
                 logger.info("recovery: %s", sentence)
             if volume.read_only:

@@ -55,6 +55,7 @@ class Syncing:
         for thread in self._threads:
             thread.start()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write back")
 
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
@@ -86,12 +87,17 @@ class Syncing:
         if group.failure is not None:
             raise group.failure
 
-    def background(self, call: Call) -> None:
+    def read_ahead(self, call: Call) -> None:
         """Run `call`, for which nobody waits, in a thread of its own kind: syncs go first."""
         self._reading.submit(call)
 
+    def write_back(self, call: Call) -> None:
+        """The same for writing, which may wait for the drive longer."""
+        self._writing.submit(call)
+
     def close(self) -> None:
         self._reading.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
