@@ -13,6 +13,6 @@ shares a disk with another is asked when the filesystem is mounted.
 from __future__ import annotations
 
 from shmr.config.reading import load, parse
-from shmr.config.values import Config, DriveConfig, PoolConfig, Scheme
+from shmr.config.values import Config, DriveConfig, PoolConfig, Rule, Scheme
 
-__all__ = ["Config", "DriveConfig", "PoolConfig", "Scheme", "load", "parse"]
+__all__ = ["Config", "DriveConfig", "PoolConfig", "Rule", "Scheme", "load", "parse"]

@@ -2,11 +2,13 @@
 
 Drives lie neither on nor inside one another, or one would take the other's files for its own.
 The catalog may lie in a drive of the pool of priority 0, beside the log, and in no other drive:
-an archive drive is only ever written in sequence.
+an archive drive is only ever written in sequence. The status file, which is replaced every few
+seconds, lies in no drive and not in the catalog.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -52,6 +54,34 @@ def _check_catalog(catalog: Path, drives: dict[Path, tuple[str, int]], problems:
     for path, (place, _) in drives.items():
         if catalog in path.parents:
             problems.add(place, f"{path} lies inside the catalog ({catalog})")
+
+
+def check_status_file(
+    path: Path,
+    pools: Sequence[PoolConfig],
+    catalog: Path | None,
+    config: Path,
+    problems: Problems,
+) -> None:
+    """The status file may be replaced again and again without harm where it lies."""
+    taken = {
+        drive.path: f"pools[{pool_index}].drives[{drive_index}]"
+        for pool_index, pool in enumerate(pools)
+        for drive_index, drive in enumerate(pool.drives)
+        if drive.path not in (Path(), Path("/"))
+    }
+    if catalog is not None:
+        taken.setdefault(catalog, "the catalog")
+    taken[Path(os.path.realpath(config))] = "this configuration"
+    outer = path if path in taken else _enclosing(path, taken)
+    if outer is not None:
+        where = "is" if outer == path else "lies inside"
+        problems.add(
+            "status_file",
+            f"{path} {where} {taken[outer]}; give it a place such as /run/shmr.status",
+        )
+    elif any(path in other.parents for other in taken):
+        problems.add("status_file", f"{path} is a directory; expected the path of a file")
 
 
 def _enclosing(path: Path, directories: Iterable[Path]) -> Path | None:

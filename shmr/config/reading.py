@@ -20,9 +20,11 @@ from shmr.config.document import (
     parse_document,
 )
 from shmr.config.fields import FieldReader
-from shmr.config.places import check_places
+from shmr.config.places import check_places, check_status_file
+from shmr.config.rules import check_rules, read_rules
 from shmr.config.values import (
     CODES,
+    DEFAULT_CLEAN_AT,
     DEFAULT_CODE,
     DEFAULT_ZONE_BYTES,
     Config,
@@ -91,7 +93,7 @@ class _Reader(FieldReader):
     """Reads the parts of one document."""
 
     def config(self, document: Value, file: Path) -> Config:
-        keys = ("filesystem", "catalog", "same_device", "pools")
+        keys = ("filesystem", "catalog", "same_device", "status_file", "pools")
         fields = self.fields(document, "", keys, required=("filesystem", "pools"))
         items = self.list_of(fields["pools"], "pools", "pool") if "pools" in fields else []
         pools = [self.pool(item, f"pools[{index}]") for index, item in enumerate(items)]
@@ -101,17 +103,23 @@ class _Reader(FieldReader):
         if catalog is None and workspace and workspace.drives:
             catalog = workspace.drives[0].path / "catalog"
         check_places(pools, catalog, self.problems)
+        check_rules(pools, self.problems)
+        status_file = self.path_of(fields, "status_file", "")
+        if status_file is not None:
+            check_status_file(status_file, pools, catalog, file, self.problems)
         return Config(
             filesystem=self.name(fields, "filesystem", ""),
             catalog=catalog or Path(),
             pools=tuple(sorted(pools, key=lambda pool: pool.priority)),
             path=file,
             same_device=self.truth(fields, "same_device", ""),
+            status_file=status_file,
         )
 
     def pool(self, value: Value, place: str) -> PoolConfig:
-        keys = ("name", "priority", "scheme", "zone_size", "segment_size", "drives")
-        fields = self.fields(value, place, keys, required=("name", "priority", "scheme", "drives"))
+        required = ("name", "priority", "scheme", "drives")
+        keys = (*required, "zone_size", "segment_size", "clean_at", "rules")
+        fields = self.fields(value, place, keys, required=required)
         priority = self.number(fields, "priority", place, 0, _PRIORITY_MAX)
         scheme = Scheme("single")
         if "scheme" in fields:
@@ -126,11 +134,17 @@ class _Reader(FieldReader):
                 below(place, foreign),
                 f"has no meaning in a pool of priority {priority}; there it is {counterpart}",
             )
+        if priority == 0 and "clean_at" in fields:
+            self.report(
+                below(place, "clean_at"),
+                "has no meaning in a pool of priority 0, which cleans itself while mounted",
+            )
         zone = self.size(fields, "zone_size", place, *_ZONE_BYTES) or DEFAULT_ZONE_BYTES
         segment = self.size(fields, "segment_size", place, *_ZONE_BYTES)
         # An archive drive keeps a zone in reserve, and has a superblock and room to spare for it.
         smallest = (segment or _ZONE_BYTES[0]) if priority == 0 else 2 * zone + MIB
         drives = self.drives(fields, place, scheme, smallest)
+        rules_at = below(place, "rules")
         return PoolConfig(
             name=self.name(fields, "name", place),
             priority=-1 if priority is None else priority,
@@ -138,6 +152,8 @@ class _Reader(FieldReader):
             drives=drives,
             zone_size_bytes=zone,
             segment_size_bytes=segment,
+            rules=read_rules(self, fields["rules"], rules_at) if "rules" in fields else None,
+            clean_at=self.share(fields, "clean_at", place) or DEFAULT_CLEAN_AT,
         )
 
     def scheme(self, value: Value, place: str) -> Scheme:

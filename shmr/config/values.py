@@ -12,6 +12,7 @@ from shmr.units import MIB
 CODES = tuple(code.name.lower() for code in Code if code is not Code.COPIES)
 DEFAULT_CODE = Code.ISA_L_RS_CAUCHY.name.lower()
 DEFAULT_ZONE_BYTES = 256 * MIB
+DEFAULT_CLEAN_AT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,32 @@ class DriveConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to the files of a pool that meet all of the conditions given here.
+
+    They go to `pool`, or with `keep` stay in it. Sizes are those of whole files, ages are counted
+    from the last write or the last access, `paths` are patterns of which one has to match, and
+    `min_free` is a share: the rule counts only while less than that of the pool is free.
+    """
+
+    pool: str
+    keep: bool = False
+    older_than_ns: int | None = None
+    not_read_for_ns: int | None = None
+    larger_than_bytes: int | None = None
+    smaller_than_bytes: int | None = None
+    paths: tuple[str, ...] = ()
+    min_free: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolConfig:
     """A named set of drives with one scheme. Priority 0 is where writes land.
 
     `segment_size_bytes` counts in the pool of priority 0 (None: by the size of the pool),
-    `zone_size_bytes` in all others.
+    `zone_size_bytes` and `clean_at` in all others: a segment with that share of dead bytes is
+    worth cleaning. `rules` are for the files in this pool; None: none are given, so the default of
+    `shmr.policy` holds.
     """
 
     name: str
@@ -69,6 +91,8 @@ class PoolConfig:
     drives: tuple[DriveConfig, ...]
     zone_size_bytes: int = DEFAULT_ZONE_BYTES
     segment_size_bytes: int | None = None
+    rules: tuple[Rule, ...] | None = None
+    clean_at: float = DEFAULT_CLEAN_AT
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,7 @@ class Config:
     """A whole configuration. All paths are absolute; `pools` are in the order of priority.
 
     `path` is the file it came from. `same_device` allows several drives of a pool on one disk.
+    `status_file` is kept up to date by whoever works on the filesystem; None: there is none.
     """
 
     filesystem: str
@@ -83,6 +108,7 @@ class Config:
     pools: tuple[PoolConfig, ...]
     path: Path
     same_device: bool = False
+    status_file: Path | None = None
 
     @property
     def workspace(self) -> PoolConfig:

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shmr.config import Config, DriveConfig, Scheme, load, parse
+from shmr.config import Config, DriveConfig, Rule, Scheme, load, parse
 from shmr.errors import ConfigError, SetupError
-from shmr.units import GIB, MIB
+from shmr.units import GIB, MIB, NS_PER_S
 
 SOURCE = "/etc/shmr/media.yaml"
 
@@ -97,6 +97,9 @@ def test_what_is_left_out_has_a_default() -> None:
     assert small.catalog == Path("/mnt/a/catalog")
     assert small.workspace.segment_size_bytes is None
     assert small.workspace.zone_size_bytes == 256 * MIB
+    assert small.workspace.rules is None
+    assert small.status_file is None
+    assert config(two_pools()).pools[1].clean_at == 0.3
 
 
 def test_the_schemes() -> None:
@@ -139,6 +142,100 @@ pools:
   - {name: b, priority: 1, scheme: *two, drives: [/mnt/c, /mnt/d]}
 """
     assert config(text).pools[0].scheme == config(text).pools[1].scheme == Scheme("mirror", m=1)
+
+
+DAY_NS = 86_400 * NS_PER_S
+
+
+def with_rules(*rules: object) -> str:
+    """Two good pools, and rules for the first."""
+    document = yaml.safe_load(two_pools())
+    document["pools"][0]["rules"] = list(rules)
+    return yaml.safe_dump(document)
+
+
+def test_rules_say_what_they_say() -> None:
+    found = config(
+        with_rules(
+            {"path": ["/projects/**", "**/*.lock"], "keep": "ssd0"},
+            {"older_than": "30d", "larger_than": "1MiB", "to": "smr0"},
+            {"not_read_for": "1.5w", "smaller_than": 4096, "path": "a b/*", "to": "smr0"},
+            {"min_free": "20%", "to": "smr0"},
+        )
+    ).workspace.rules
+    assert found == (
+        Rule("ssd0", keep=True, paths=("projects/**", "**/*.lock")),
+        Rule("smr0", older_than_ns=30 * DAY_NS, larger_than_bytes=MIB),
+        Rule("smr0", not_read_for_ns=DAY_NS * 21 // 2, smaller_than_bytes=4096, paths=("a b/*",)),
+        Rule("smr0", min_free=0.2),
+    )
+
+
+def test_no_rules_at_all_can_be_said() -> None:
+    assert config(with_rules()).workspace.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("90s", 90), ("30min", 1800), ("12h", 43_200), ("2 w", 1_209_600)],
+)
+def test_ages_have_units(text: str, seconds: int) -> None:
+    rules = config(with_rules({"older_than": text, "to": "smr0"})).workspace.rules
+    assert rules == (Rule("smr0", older_than_ns=seconds * NS_PER_S),)
+
+
+def test_an_archive_pool_is_cleaned_at_a_share_of_its_own() -> None:
+    assert config(two_pools(clean_at="12.5%")).pools[1].clean_at == 0.125
+
+
+def test_the_status_file_is_a_path() -> None:
+    assert config("status_file: s\n" + one_pool()).status_file == Path("/etc/shmr/s")
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("smr0", ": expected a mapping with older_than, not_read_for, larger_than"),
+        ({}, ": expected either to: POOL or keep: POOL, found neither"),
+        ({"to": "smr0", "keep": "ssd0"}, ": expected either to: POOL or keep: POOL, found both"),
+        ({"to": "smr1"}, ".to: no pool is called smr1; there are smr0, ssd0"),
+        ({"to": "ssd0"}, ".to: is this very pool; write keep: ssd0"),
+        ({"to": ["smr0"]}, ".to: expected a name"),
+        ({"keep": "smr0"}, ".keep: this rule is for what lies in ssd0: keep: ssd0 keeps"),
+        ({"keep": "smr1"}, ".keep: no pool is called smr1"),
+        ({"older": "3d", "to": "smr0"}, ".older: unknown; did you mean older_than?"),
+        ({"older_than": 30, "to": "smr0"}, ".older_than: expected a time such as 30min"),
+        ({"older_than": "1m", "to": "smr0"}, ".older_than: expected a time"),
+        ({"older_than": "-1d", "to": "smr0"}, ".older_than: expected a time"),
+        ({"older_than": "9" * 9 + "w", "to": "smr0"}, ".older_than: expected a time"),
+        ({"not_read_for": [], "to": "smr0"}, ".not_read_for: expected a time"),
+        ({"larger_than": "big", "to": "smr0"}, ".larger_than: expected a size"),
+        ({"smaller_than": None, "to": "smr0"}, ".smaller_than: expected a size"),
+        ({"larger_than": 9, "smaller_than": 10, "to": "smr0"}, ": no file is larger and smaller"),
+        ({"min_free": 20, "to": "smr0"}, ".min_free: expected a share above 0% and below 100%"),
+        ({"min_free": "0%", "to": "smr0"}, ".min_free: expected a share"),
+        ({"min_free": "100%", "to": "smr0"}, ".min_free: expected a share"),
+        ({"min_free": "20%", "keep": "ssd0"}, ".min_free: has no meaning with keep"),
+        ({"path": "", "to": "smr0"}, ".path: expected a pattern such as photos/**"),
+        ({"path": "/", "to": "smr0"}, ".path: expected a pattern such as photos/**"),
+        ({"path": [], "to": "smr0"}, ".path: expected at least one pattern"),
+        ({"path": ["a", "b/"], "to": "smr0"}, ".path[1]: files match, and no directories"),
+        ({"path": "a//b", "to": "smr0"}, ".path: no path has an empty part"),
+        ({"path": "../b", "to": "smr0"}, ".path: no path has an empty part"),
+        ({"path": "a/b**", "to": "smr0"}, ".path: ** stands alone between slashes"),
+        ({"path": "a\0", "to": "smr0"}, ".path: not a pattern that a path can match"),
+    ],
+)
+def test_a_mistake_in_a_rule_is_told_with_its_place(rule: object, expected: str) -> None:
+    place = "pools[0].rules[1]"
+    found = problems(with_rules({"older_than": "1d", "to": "smr0"}, rule))
+    assert any(line.startswith(place + expected) for line in found), found
+    assert all(line.startswith(place) for line in found), found
+
+
+def test_a_rule_that_is_never_reached_is_a_mistake() -> None:
+    found = problems(with_rules({"to": "smr0"}, {"older_than": "1d", "keep": "ssd0"}))
+    assert found == ["pools[0].rules[0]: matches every file: the rules behind it are never reached"]
 
 
 def test_every_mistake_is_told_at_once_with_its_place() -> None:
@@ -231,6 +328,18 @@ pools:
         ("catalog: /mnt/c/x\n" + two_pools(), "catalog: /mnt/c/x lies inside pools[1].drives[0]"),
         ("same_device: 2\n" + one_pool(), "same_device: expected true or false, found '2'"),
         ("catalog:\n" + one_pool(), "catalog: expected a path, found nothing"),
+        (one_pool(clean_at="30%"), "pools[0].clean_at: has no meaning in a pool of priority 0"),
+        (two_pools(clean_at="30"), "pools[1].clean_at: expected a share above 0%"),
+        (two_pools(rules="all"), "pools[1].rules: expected a list of rules, found 'all'"),
+        ("status_file:\n" + one_pool(), "status_file: expected a path, found nothing"),
+        ("status_file: /mnt/a\n" + one_pool(), "status_file: /mnt/a is pools[0].drives[0]"),
+        ("status_file: /mnt/c/x\n" + two_pools(), "status_file: /mnt/c/x lies inside pools[1]"),
+        (
+            "status_file: /mnt/a/catalog/x\n" + one_pool(),
+            "status_file: /mnt/a/catalog/x lies inside the catalog",
+        ),
+        ("status_file: media.yaml\n" + one_pool(), "status_file: /etc/shmr/media.yaml is this"),
+        ("status_file: /mnt\n" + one_pool(), "status_file: /mnt is a directory"),
         ("catalog: /a\ncatalog: /b\n" + one_pool(), "catalog: given twice (lines 1 and 2)"),
         ("<<: {a: b}\n" + one_pool(), "'<<': unknown"),
         ("? [a]\n: 1\n" + one_pool(), "a key is text, found something else (line 1)"),
@@ -315,7 +424,8 @@ def test_an_unreadable_file_is_a_problem_too(
 
 keys = st.sampled_from(
     "filesystem catalog pools same_device status_file name priority scheme drives path mounted "
-    "size zone_size segment_size mirror erasure k m code".split()
+    "size zone_size segment_size mirror erasure k m code rules clean_at to keep older_than "
+    "not_read_for larger_than smaller_than min_free".split()
 ) | st.text(max_size=4)
 scalars = (
     st.none()
@@ -325,7 +435,7 @@ scalars = (
     | st.text(max_size=12)
     | st.dates()
     | st.binary(max_size=3)
-    | st.sampled_from(["single", "/a", "a", "64MiB", "isa_l_rs_cauchy"])
+    | st.sampled_from(["single", "/a", "a", "64MiB", "isa_l_rs_cauchy", "30d", "20%", "a/**"])
 )
 values = st.recursive(
     scalars,
