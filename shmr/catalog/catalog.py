@@ -19,6 +19,7 @@ import lmdb
 
 from shmr.catalog import inodes as late_inodes
 from shmr.catalog import marks, store
+from shmr.catalog.archive import ArchiveRows
 from shmr.catalog.bare import BareInodes
 from shmr.catalog.batch import Batch
 from shmr.catalog.derived import cookies, count_live
@@ -59,6 +60,7 @@ _DENTRY = int(Table.DENTRY)
 _EXTENT = int(Table.EXTENT)
 _XATTR = int(Table.XATTR)
 _ORPHAN = int(Table.ORPHAN)
+_ARCHIVE = int(Table.ARCHIVE)
 _LATE = marks.TABLES | {_INODE}
 """Tables that are written late."""
 _PLACE = b"place"
@@ -93,6 +95,8 @@ class Catalog:
         self._names = RecentNames()
         self._bare = BareInodes()
         self._recent = RecentExtents()
+        self.archive = ArchiveRows(self._tables)
+        """Which segments are archived, and where."""
         for late in marks.TABLES:
             for key, value in self.scan(late, b""):
                 self._marks.read(late, key, value)
@@ -294,6 +298,8 @@ class Catalog:
         elif table == _XATTR:
             if value is not None:
                 self._bare.discard(split_key(key))
+        elif table == _ARCHIVE:
+            self.archive.forget(split_key(key))
         elif table == _INODE:
             self._inodes.replayed(split_key(key))
         elif table in marks.TABLES:

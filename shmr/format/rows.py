@@ -39,6 +39,7 @@ class Table(IntEnum):
     ORPHAN = 5
     REAP = 6
     STATE = 7
+    ARCHIVE = 8
     COOKIE = 16
     USAGE = 17
     PLACE = 18
@@ -52,6 +53,7 @@ TRUTH = (
     Table.ORPHAN,
     Table.REAP,
     Table.STATE,
+    Table.ARCHIVE,
 )
 
 
