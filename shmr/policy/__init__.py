@@ -1,7 +1,7 @@
 """What belongs where: rules, and later scripts, over plain values.
 
 Nothing here opens, reads or moves anything. Whoever knows files and pools states the facts
-(`FileFacts`, `PoolFacts`) and is told what should go where: `decide` for one file, `choose` for all.
+(`FileFacts`, `PoolFacts`) and is told what should go where: `decide` for one, `choose` for all.
 """
 
 from __future__ import annotations
