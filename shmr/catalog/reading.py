@@ -1,0 +1,195 @@
+"""The last checkpoint of a catalog, for a process that only looks: also while it is mounted.
+
+    with open_reading(path) as reading:
+        reading.extents(inode)
+
+One LMDB read transaction, seen by the daemon through LMDB's own lock, which keeps the pages that
+this one reads. So what is shown is of one moment, and nothing is disturbed; but the file grows
+while somebody looks for long. Every value passes its checksum and is decoded. What was changed
+after the checkpoint is not seen: it is in the daemon, and in the journal.
+
+A table that the catalog of an older version lacks is empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from shmr.catalog import store
+from shmr.catalog.checksum import checked
+from shmr.errors import IntegrityError, SetupError
+from shmr.format.archived import Archived, decode_archived
+from shmr.format.rows import (
+    ROOT,
+    Dentry,
+    Extent,
+    Inode,
+    Place,
+    Table,
+    decode_bytes,
+    decode_dentry,
+    decode_extent,
+    decode_inode,
+    decode_number,
+    decode_place,
+    key_named,
+    key_of,
+    split_key,
+    split_pair,
+)
+
+_PAGE_BYTES = 4096
+_PLACE = b"place"
+_FILESYSTEM = b"filesystem"
+
+
+class Reading:
+    """What the last checkpoint says. All methods raise IntegrityError for a damaged row."""
+
+    def __init__(self, transaction: Any, handles: dict[int, Any], written_ns: int) -> None:
+        self._transaction = transaction
+        self._handles = handles
+        self.written_ns = written_ns
+        """When the checkpoint was made, about: nanoseconds since 1970."""
+
+    def place(self) -> Place:
+        """Where in the journal the checkpoint stands."""
+        value = self._get(Table.PLACE, _PLACE)
+        if value is None:
+            raise IntegrityError("catalog: no checkpoint was ever made")
+        return decode_place(value)
+
+    def filesystem(self) -> bytes:
+        """The id of the filesystem that the catalog is of."""
+        value = self._get(Table.PLACE, _FILESYSTEM)
+        if value is None:
+            raise IntegrityError("catalog: no checkpoint was ever made")
+        return decode_bytes(value)
+
+    def state(self, name: bytes, default: int = 0) -> int:
+        value = self._get(Table.STATE, name)
+        return default if value is None else decode_number(value)
+
+    def inode(self, number: int) -> Inode | None:
+        value = self._get(Table.INODE, key_of(number))
+        return None if value is None else decode_inode(number, value)
+
+    def dentry(self, directory: int, name: bytes) -> Dentry | None:
+        value = self._get(Table.DENTRY, key_named(directory, name))
+        return None if value is None else decode_dentry(value)
+
+    def find(self, path: bytes) -> int | None:
+        """The inode at `path`, from the root of the filesystem; symbolic links are not followed."""
+        number = ROOT
+        for name in path.split(b"/"):
+            if not name or name == b".":
+                continue
+            dentry = self.dentry(number, name) if len(name) <= 255 else None
+            if dentry is None:
+                return None
+            number = dentry.inode
+        return number
+
+    def inodes(self) -> Iterator[Inode]:
+        """Every inode, by number."""
+        for key, value in self._scan(Table.INODE):
+            number = split_key(key)
+            yield decode_inode(number, value)
+
+    def extents(self, inode: int) -> Iterator[Extent]:
+        """The extents of one inode, in order."""
+        for key, value in self._scan(Table.EXTENT, key_of(inode)):
+            yield decode_extent(split_pair(key)[1], value)
+
+    def all_extents(self) -> Iterator[tuple[int, Extent]]:
+        """Every extent with its inode, by inode and offset."""
+        for key, value in self._scan(Table.EXTENT):
+            inode, offset = split_pair(key)
+            yield inode, decode_extent(offset, value)
+
+    def archived(self, segment: int) -> Archived | None:
+        """What is known of the segment, if it is archived."""
+        value = self._get(Table.ARCHIVE, key_of(segment))
+        return None if value is None else decode_archived(value)
+
+    def archived_segments(self) -> Iterator[tuple[int, Archived]]:
+        """Every archived segment, by number."""
+        for key, value in self._scan(Table.ARCHIVE):
+            yield split_key(key), decode_archived(value)
+
+    def live(self) -> dict[int, int]:
+        """Segment number -> bytes that extents refer to in it."""
+        return {split_key(key): decode_number(value) for key, value in self._scan(Table.USAGE)}
+
+    def _get(self, table: Table, key: bytes) -> bytes | None:
+        handle = self._handles[table]
+        stored = None if handle is None else self._transaction.get(key, db=handle)
+        return None if stored is None else checked(table, key, stored)
+
+    def _scan(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        handle = self._handles[table]
+        if handle is None:
+            return
+        cursor = self._transaction.cursor(db=handle)
+        if not cursor.set_range(prefix):
+            return
+        for key, stored in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, checked(table, key, stored)
+
+
+@contextmanager
+def open_reading(path: Path) -> Iterator[Reading]:
+    """The last checkpoint of the catalog in directory `path`.
+
+    Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
+    """
+    if not store.exists(path):
+        raise SetupError(
+            f"catalog: there is none at {path}; a mount makes it, or rebuilds a lost one"
+        )
+    _check_size(path, _PAGE_BYTES * 2)
+    try:
+        with _open(path) as environment, environment.begin() as transaction:
+            # LMDB maps what its header claims; a shorter file would be SIGBUS. Asked inside the
+            # transaction: the daemon may lengthen the file, and never shortens it.
+            pages = int(environment.info()["last_pgno"]) + 1
+            facts = _check_size(path, pages * int(environment.stat()["psize"]))
+            handles = {int(table): _handle(environment, transaction, table) for table in Table}
+            yield Reading(transaction, handles, facts.st_mtime_ns)
+    except lmdb.Error as error:
+        raise IntegrityError(f"catalog: {path} cannot be read: {error}") from error
+
+
+def _check_size(path: Path, least_bytes: int) -> os.stat_result:
+    facts = (path / store.DATA).stat()
+    if facts.st_size < least_bytes or facts.st_size % _PAGE_BYTES:
+        raise IntegrityError(
+            f"catalog: {path / store.DATA} has {facts.st_size} bytes and should have "
+            f"{least_bytes} at least: it was cut; the next mount rebuilds it from the log"
+        )
+    return facts
+
+
+def _open(path: Path) -> lmdb.Environment:
+    try:
+        return store.open_environment(path, read_only=True, live=True)
+    except lmdb.Error:
+        if os.access(path, os.W_OK):
+            raise
+        # The lock cannot be written, and neither can the catalog: nobody changes it.
+        return store.open_environment(path, read_only=True)
+
+
+def _handle(environment: lmdb.Environment, transaction: Any, table: Table) -> Any:
+    try:
+        return environment.open_db(table.name.lower().encode(), txn=transaction, create=False)
+    except lmdb.NotFoundError:
+        return None
