@@ -11,21 +11,20 @@ and recovery is the only repair.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 
-from shmr.catalog import inodes as late_inodes
-from shmr.catalog import marks, store
+from shmr.catalog import late, marks, store
 from shmr.catalog.archive import ArchiveRows
 from shmr.catalog.bare import BareInodes
 from shmr.catalog.batch import Batch
 from shmr.catalog.derived import cookies, count_live
-from shmr.catalog.inodes import Inodes
-from shmr.catalog.marks import Marks
-from shmr.catalog.names import RecentNames, Unknown
+from shmr.catalog.late import Late
+from shmr.catalog.names import RecentNames
 from shmr.catalog.recent import RecentExtents
 from shmr.catalog.tables import Committed, Tables, committed
 from shmr.errors import IntegrityError, ShmrError
@@ -53,7 +52,6 @@ from shmr.format.rows import (
     split_key,
     split_pair,
 )
-from shmr.units import KIB, MIB
 
 _INODE = int(Table.INODE)
 _DENTRY = int(Table.DENTRY)
@@ -61,19 +59,19 @@ _EXTENT = int(Table.EXTENT)
 _XATTR = int(Table.XATTR)
 _ORPHAN = int(Table.ORPHAN)
 _ARCHIVE = int(Table.ARCHIVE)
-_LATE = marks.TABLES | {_INODE}
-"""Tables that are written late."""
 _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
 _NEXT_SEGMENT = b"next_segment"
 _REBUILD_ROWS = 100_000
-_PAGE_BYTES = 4096
-_EPOCH_MAX_BYTES = 100 * MIB
-"""Pages that the rows of one epoch can lie on (`shmr.volume.checkpoint.ROWS`, one page each, and
-the pages above them)."""
-_STEP_BYTES = 512 * KIB
 Naming = tuple[int, bytes, Dentry | None]
 """A change of a directory: its number, the name, and what the name now is."""
+
+
+class Gone(NamedTuple):
+    """An inode that goes, its orphan mark, and these extents of it: keys and values of the rows."""
+
+    number: int
+    extents: Sequence[tuple[bytes, bytes]]
 
 
 class CatalogFailed(ShmrError):
@@ -90,16 +88,13 @@ class Catalog:
         self.path = path
         self._tables = Tables(path)
         self._batch = Batch()
-        self._inodes = Inodes()
-        self._marks = Marks()
+        self._late = Late(self._tables)
+        self._inodes, self._marks = self._late.inodes, self._late.marks
         self._names = RecentNames()
         self._bare = BareInodes()
         self._recent = RecentExtents()
         self.archive = ArchiveRows(self._tables)
         """Which segments are archived, and where."""
-        for late in marks.TABLES:
-            for key, value in self.scan(late, b""):
-                self._marks.read(late, key, value)
         self.epoch_rows = 0
         """Rows changed since the last checkpoint."""
         self.live = {
@@ -112,7 +107,7 @@ class Catalog:
         """Bytes of the disk that are not to be taken ahead: those that the log reserves."""
         self.short = False
         """The disk has no room for what the next epochs may take: nothing should be added."""
-        self._reserve()
+        self.short = not self._tables.reserve(self.leave_bytes)
         self._rebuilding = self.place() is None
 
     # -- reading ----------------------------------------------------------------------------
@@ -122,7 +117,7 @@ class Catalog:
         if table in marks.TABLES:
             return self._marks.get(table, key)
         if table == _INODE:
-            self._write_late()
+            self._late.write(self._batch)
         return self._tables.get(table, key)
 
     def scan(self, table: int, start: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -130,8 +125,8 @@ class Catalog:
 
         The table must not change while the iterator is in use.
         """
-        if table in _LATE:
-            self._write_late()
+        if table in late.TABLES:
+            self._late.write(self._batch)
         return self._tables.scan(table, start, prefix)
 
     def inode(self, number: int) -> Inode | None:
@@ -151,11 +146,12 @@ class Catalog:
         return self._dentry_at(key_named(directory, name))
 
     def _dentry_at(self, key: bytes) -> Dentry | None:
-        dentry = self._names.find(key)
-        if isinstance(dentry, Unknown):
-            value = self._tables.get(_DENTRY, key)
-            dentry = None if value is None else decode_dentry(value)
-            self._names.keep(key, dentry)
+        known = self._names.known
+        if key in known:
+            return known[key]
+        value = self._tables.get(_DENTRY, key)
+        dentry = None if value is None else decode_dentry(value)
+        self._names.keep(key, dentry)
         return dentry
 
     def is_orphan(self, number: int) -> bool:
@@ -170,6 +166,10 @@ class Catalog:
             # Is there another one? If not, the next question needs no looking.
             self.has_xattrs(number)
         return value
+
+    def fresh(self, number: int) -> None:
+        """No inode ever had this number: nothing belongs to it yet."""
+        self._bare.add(number)
 
     def has_xattrs(self, number: int) -> bool:
         if number in self._bare:
@@ -214,13 +214,13 @@ class Catalog:
 
     def count(self, table: Table) -> int:
         """Rows in `table`."""
-        if table in _LATE:
-            self._write_late()
+        if table in late.TABLES:
+            self._late.write(self._batch)
         return self._tables.facts(table)["entries"]
 
     def truth_bytes(self) -> int:
         """Bytes of the pages that hold truth rows: what a snapshot takes, at most."""
-        self._write_late()
+        self._late.write(self._batch)
         total = 0
         for table in TRUTH:
             facts = self._tables.facts(table)
@@ -240,25 +240,30 @@ class Catalog:
     @property
     def batch(self) -> Batch:
         """The rows since the last `take_batch`."""
-        self._write_late()
+        self._late.write(self._batch)
         return self._batch
 
     @property
     def batch_bytes(self) -> int:
         """Bytes of the batch, at most."""
-        return self._batch.size_bytes + self._inodes.size_bytes + self._marks.size_bytes
+        return self._batch.size_bytes + self._late.size_bytes
 
     def apply(
-        self, rows: Iterable[Row], inodes: Iterable[Inode] = (), names: Iterable[Naming] = ()
+        self,
+        rows: Iterable[Row],
+        inodes: Iterable[Inode] = (),
+        names: Iterable[Naming] = (),
+        gone: Gone | None = None,
     ) -> None:
         """Make `rows` true, with what derives from them, and add them to the batch.
 
-        `inodes` and `names` are changes whose rows are made here; they stay decoded.
+        `inodes`, `names` and `gone` are changes whose rows are made here.
         """
         add = self._batch.add
         for row in rows:
-            if row[0] in _LATE:
-                self._put_late(row)
+            if row[0] in late.TABLES:
+                self.epoch_rows += 1
+                self._late.put(row)
             else:
                 self._put(row)
                 add(*row)
@@ -270,8 +275,10 @@ class Catalog:
         for inode in inodes:
             self.epoch_rows += 1
             self._inodes.change(inode)
-        if len(self._inodes.changed) >= late_inodes.CHANGED_MAX:
-            self._write_late()
+        if gone is not None:
+            self._remove(gone)
+        if self._late.is_full():
+            self._late.write(self._batch)
 
     def replay(self, rows: Iterable[Row]) -> None:
         """Like `apply`, for rows that the journal already has."""
@@ -300,10 +307,8 @@ class Catalog:
                 self._bare.discard(split_key(key))
         elif table == _ARCHIVE:
             self.archive.forget(split_key(key))
-        elif table == _INODE:
-            self._inodes.replayed(split_key(key))
-        elif table in marks.TABLES:
-            self._marks.read(table, key, value)
+        elif table in late.TABLES:
+            self._late.replayed(row)
         self._tables.put(table, key, value)
 
     def _put_name(self, key: bytes, dentry: Dentry | None, value: bytes | None) -> None:
@@ -313,32 +318,21 @@ class Catalog:
         self._tables.put(_DENTRY, key, value)
         self._names.keep(key, dentry)
 
-    def _put_late(self, row: Row) -> None:
-        """Into the transaction and the batch when `_write_late` is called."""
-        table, key, value = row
+    def _remove(self, gone: Gone) -> None:
+        number, extents = gone
+        self.epoch_rows += 2
+        for key, value in extents:
+            self._remove_extent(key, value)
+            self._batch.add(_EXTENT, key, None)
+        self._inodes.remove(number)
+        self._marks.change(_ORPHAN, key_of(number), None)
+
+    def _remove_extent(self, key: bytes, value: bytes) -> None:
+        """Delete an extent row that was just read."""
         self.epoch_rows += 1
-        if table in marks.TABLES:
-            self._marks.change(table, key, value)
-        elif value is None:
-            self._inodes.remove(split_key(key))
-        else:
-            self._inodes.change(decode_inode(split_key(key), value))
-
-    def _write_late(self) -> None:
-        """Write the inodes and marks that changed since the last call.
-
-        Where this fails, all of them are still there to be written.
-        """
-        for late in (self._inodes, self._marks):
-            if not late.changed:
-                continue
-            for table, key, value in late.rows():
-                if value is None and not self._tables.has(table, key):
-                    # It came and went meanwhile: the journal has not heard of it either.
-                    continue
-                self._batch.add(table, key, value)
-                self._tables.put(table, key, value)
-            late.written()
+        self._recent.forget(split_key(key))
+        count_live(value, None, self.live)
+        self._tables.put(_EXTENT, key, None)
 
     def drop_extents(self, drop: Drop, limit: int) -> tuple[int, int]:
         """Delete the first `limit` extents in the drop's range.
@@ -346,36 +340,34 @@ class Catalog:
         Returns where to go on (`drop.end` when nothing is left) and the data bytes freed. One
         Drop in the batch stands for what was deleted.
         """
-        keys: list[bytes] = []
+        rows: list[tuple[bytes, bytes]] = []
         reached, freed = drop.end, 0
-        for key, value in self.scan(
-            Table.EXTENT, key_pair(drop.inode, drop.start), key_of(drop.inode)
-        ):
-            offset = split_pair(key)[1]
-            if offset >= drop.end:
+        for key, value in self._in_drop(drop):
+            if len(rows) == limit:
+                reached = split_pair(key)[1]
                 break
-            if len(keys) == limit:
-                reached = offset
-                break
-            keys.append(key)
+            rows.append((key, value))
             data = segment_of(value)
             freed += data[1] if data else 0
-        for key in keys:
-            self._put(Row(Table.EXTENT, key, None))
-            self._batch.forget(Table.EXTENT, key)
+        for key, value in rows:
+            self._remove_extent(key, value)
+            self._batch.forget(_EXTENT, key)
         self._batch.drop(Drop(drop.inode, drop.start, reached))
         return reached, freed
 
     def replay_drop(self, drop: Drop) -> None:
         """Delete all extents in the range, as the journal says."""
-        start, prefix = key_pair(drop.inode, drop.start), key_of(drop.inode)
-        keys = []
-        for key, _ in self.scan(Table.EXTENT, start, prefix):
+        for key, value in list(self._in_drop(drop)):
+            self._remove_extent(key, value)
+
+    def _in_drop(self, drop: Drop) -> Iterator[tuple[bytes, bytes]]:
+        """The extent rows that a drop deletes."""
+        for key, value in self._tables.scan(
+            _EXTENT, key_pair(drop.inode, drop.start), key_of(drop.inode)
+        ):
             if split_pair(key)[1] >= drop.end:
-                break
-            keys.append(key)
-        for key in keys:
-            self._put(Row(Table.EXTENT, key, None))
+                return
+            yield key, value
 
     def take_batch(self) -> Batch:
         """The rows since the last call; a new batch begins."""
@@ -402,7 +394,7 @@ class Catalog:
 
     def checkpoint(self, filesystem: bytes, place: Place, next_segment: int) -> None:
         """Commit the epoch: the journal durably has everything up to `place`."""
-        self._write_late()
+        self._late.write(self._batch)
         for segment, live in self.live.items():
             if live != self._live_stored.get(segment):
                 self._tables.put(Table.USAGE, key_of(segment), encode_number(max(live, 0)))
@@ -421,19 +413,7 @@ class Catalog:
         except lmdb.Error as error:
             raise CatalogFailed(f"the catalog at {self.path} cannot be written: {error}") from error
         self.epoch_rows = 0
-        self._reserve()
-
-    def _reserve(self) -> None:
-        """Take the disk space of the next epochs ahead, so that no commit ever lacks it.
-
-        An epoch copies each page that it changes, and those it leaves are free only for the one
-        after the next; a third time for a snapshot, for which they are kept meanwhile.
-        """
-        live = self._tables.pages() * _PAGE_BYTES
-        wanted = live + 3 * min(live, _EPOCH_MAX_BYTES) + _STEP_BYTES
-        # In steps, so that it is seldom.
-        wanted = -(-wanted // _STEP_BYTES) * _STEP_BYTES
-        self.short = not store.allocate(self.path, wanted, self.leave_bytes)
+        self.short = not self._tables.reserve(self.leave_bytes)
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[tuple[Place, Iterator[Row]]]:

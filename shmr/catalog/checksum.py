@@ -23,5 +23,9 @@ def checked(table: int, key: bytes, stored: bytes) -> bytes:
     """The value inside `stored`. Raises IntegrityError."""
     value = stored[4:]
     if crc32c(key + value, SEEDS[table]) != int.from_bytes(stored[:4], "big"):
-        raise IntegrityError(f"catalog: a row of table {Table(table).name} fails its checksum")
+        raise failed(table)
     return value
+
+
+def failed(table: int) -> IntegrityError:
+    return IntegrityError(f"catalog: a row of table {Table(table).name} fails its checksum")

@@ -6,16 +6,22 @@ nothing twice, and all of it can be recomputed from the truth tables.
 
 from __future__ import annotations
 
-from shmr.format.rows import Cookie, Dentry, Row, Table, key_pair, segment_of, split_key
+from shmr.format.rows import Cookie, Dentry, Table, key_of, segment_of
+
+Derived = tuple[int, bytes, bytes | None]
+"""Table, key and value of a row. Not a `Row`, which takes longer to make than to write."""
+_COOKIE = int(Table.COOKIE)
 
 
-def cookies(key: bytes, old: Dentry | None, new: Dentry | None) -> list[Row]:
+def cookies(key: bytes, old: Dentry | None, new: Dentry | None) -> list[Derived]:
     """Rows of the reading order that change with a dentry; `key` is the dentry's."""
-    directory, rows = split_key(key), []
+    rows: list[Derived] = []
+    # The key of a cookie is the directory's, as a dentry's is, and the place in the order.
     if old is not None and (new is None or new.cookie != old.cookie):
-        rows.append(Row(Table.COOKIE, key_pair(directory, old.cookie), None))
+        rows.append((_COOKIE, key[:8] + key_of(old.cookie), None))
     if new is not None:
-        rows.append(Cookie(key[8:], new.inode, new.kind).row(directory, new.cookie))
+        value = Cookie(key[8:], new.inode, new.kind).encode()
+        rows.append((_COOKIE, key[:8] + key_of(new.cookie), value))
     return rows
 
 

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shmr.format.rows import Inode, Row, Table, key_of
+from shmr.format.rows import Inode, Table, key_of
 
 KNOWN_MAX = 8192
 """Decoded inodes kept: a parent directory is needed by every request in it."""
 CHANGED_MAX = 1024
 """So many rows are written in a few milliseconds."""
+_INODE = int(Table.INODE)
 _ROW_BYTES = 160
 """What a row without the target takes in a batch, at most: 13 numbers of up to 9 bytes, the key."""
 
@@ -66,10 +67,10 @@ class Inodes:
         assert not self.changed, "a journal is replayed before anything changes"
         self.known.pop(number, None)
 
-    def rows(self) -> Iterator[Row]:
-        """What is to be written."""
+    def rows(self) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """What is to be written: table, key, value."""
         for number, inode in self.changed.items():
-            yield Row(Table.INODE, key_of(number), None) if inode is None else inode.row()
+            yield _INODE, key_of(number), None if inode is None else inode.encode()
 
     def written(self) -> None:
         """All of `rows` is in the transaction and in the batch."""

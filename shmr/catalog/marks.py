@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shmr.format.rows import Row, Table
+from shmr.format.rows import Table
 
 TABLES = frozenset((int(Table.ORPHAN), int(Table.REAP)))
 _ROW_BYTES = 48
@@ -21,17 +21,14 @@ _ROW_BYTES = 48
 class Marks:
     """All rows of the tables in `TABLES`."""
 
-    __slots__ = ("_rows", "changed")
+    __slots__ = ("_rows", "changed", "size_bytes")
 
     def __init__(self) -> None:
         self._rows: dict[int, dict[bytes, bytes]] = {table: {} for table in TABLES}
         self.changed: dict[tuple[int, bytes], bytes | None] = {}
         """Not written yet; None is one that goes."""
-
-    @property
-    def size_bytes(self) -> int:
+        self.size_bytes = 0
         """What the changes will take in a batch, at most."""
-        return _ROW_BYTES * len(self.changed)
 
     def get(self, table: int, key: bytes) -> bytes | None:
         return self._rows[table].get(key)
@@ -46,12 +43,14 @@ class Marks:
     def change(self, table: int, key: bytes, value: bytes | None) -> None:
         self.read(table, key, value)
         self.changed[table, key] = value
+        self.size_bytes = _ROW_BYTES * len(self.changed)
 
-    def rows(self) -> Iterator[Row]:
-        """What is to be written."""
+    def rows(self) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """What is to be written: table, key, value."""
         for (table, key), value in self.changed.items():
-            yield Row(table, key, value)
+            yield table, key, value
 
     def written(self) -> None:
         """All of `rows` is in the transaction and in the batch."""
         self.changed.clear()
+        self.size_bytes = 0

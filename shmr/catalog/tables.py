@@ -14,20 +14,26 @@ from typing import Any
 from crc32c import crc32c
 
 from shmr.catalog import store
-from shmr.catalog.checksum import SEEDS, checked, sealed
-from shmr.errors import IntegrityError
+from shmr.catalog.checksum import SEEDS, checked, failed, sealed
 from shmr.format.rows import TRUTH, Row, Table
+from shmr.units import KIB, MIB
 
 _KEEPER = b"\xff" * 9
 """A key behind all others in tables that would often be empty. LMDB uses the page of a table that
 becomes empty not again in the same transaction: each unlink would cost a page (measured: an epoch
 of 2,500 grew a catalog of 1.2 MB to 11 MB)."""
+_PAGE_BYTES = 4096
+_EPOCH_MAX_BYTES = 100 * MIB
+"""Pages that the rows of one epoch can lie on (`shmr.volume.checkpoint.ROWS`, one page each, and
+the pages above them)."""
+_STEP_BYTES = 512 * KIB
 
 
 class Tables:
     """One environment, its tables, and the open write transaction."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._environment = store.open_environment(path)
         self._handles = store.open_tables(self._environment)
         self._transaction = self._environment.begin(write=True)
@@ -40,7 +46,14 @@ class Tables:
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value of `key`, or None. Raises IntegrityError if it fails its checksum."""
         stored = self._transaction.get(key, db=self._handles[table])
-        return None if stored is None else checked(table, key, stored)
+        if stored is None:
+            return None
+        # `checked`, written out here as in `_rows`, and `sealed` in `put`: they are called for
+        # every row of every request.
+        value: bytes = stored[4:]
+        if crc32c(key + value, SEEDS[table]) != int.from_bytes(stored[:4], "big"):
+            raise failed(table)
+        return value
 
     def has(self, table: int, key: bytes) -> bool:
         return self._transaction.get(key, db=self._handles[table]) is not None
@@ -55,7 +68,6 @@ class Tables:
         if value is None:
             self._transaction.delete(key, db=self._handles[table])
         else:
-            # `sealed`, written out: this is half of what a request costs.
             stored = crc32c(key + value, SEEDS[table]).to_bytes(4, "big") + value
             self._transaction.put(key, stored, db=self._handles[table])
 
@@ -100,10 +112,20 @@ class Tables:
         """LMDB's counts of a table: `entries`, pages of three kinds, `psize` (bytes of a page)."""
         return dict(self._transaction.stat(self._handles[table]))  # type: ignore[arg-type]
 
-    def pages(self) -> int:
-        """Pages of all tables together."""
+    def reserve(self, leave_bytes: int) -> bool:
+        """Take the disk space of the next epochs ahead, so that no commit ever lacks it.
+
+        An epoch copies each page that it changes, and those it leaves are free only for the one
+        after the next; a third time for a snapshot, for which they are kept meanwhile. False if
+        there is no room for it beside `leave_bytes` that others need.
+        """
         every = [self.facts(table) for table in self._handles]
-        return sum(f["branch_pages"] + f["leaf_pages"] + f["overflow_pages"] for f in every)
+        pages = sum(f["branch_pages"] + f["leaf_pages"] + f["overflow_pages"] for f in every)
+        live = pages * _PAGE_BYTES
+        wanted = live + 3 * min(live, _EPOCH_MAX_BYTES) + _STEP_BYTES
+        # In steps, so that it is seldom.
+        wanted = -(-wanted // _STEP_BYTES) * _STEP_BYTES
+        return store.allocate(self._path, wanted, leave_bytes)
 
     def size_bytes(self) -> int:
         """Bytes of the file that were ever used."""
@@ -156,8 +178,7 @@ def _rows(cursor: Any, table: int, prefix: bytes) -> Iterator[tuple[bytes, bytes
     for key, stored in cursor:
         if not key.startswith(prefix) or key == _KEEPER:
             return
-        # `checked`, written out: this is half of what an entry of a directory costs.
         value = stored[4:]
         if crc32c(key + value, seed) != int.from_bytes(stored[:4], "big"):
-            raise IntegrityError(f"catalog: a row of table {Table(table).name} fails its checksum")
+            raise failed(table)
         yield key, value

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from shmr.catalog.batch import BATCH_MAX_BYTES
-from shmr.catalog.catalog import Catalog, Naming
+from shmr.catalog.catalog import Catalog, Gone, Naming
 from shmr.core.reserve import Reserves
 from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.rows import Extent, Inode, Row
@@ -106,6 +106,7 @@ class Context:
             self.catalog.set_state(_NEXT_INODE, number + _INODES_AHEAD)
             self._inodes_end = number + _INODES_AHEAD
         self._next_inode = number + 1
+        self.catalog.fresh(number)
         return number
 
     def append_data(
@@ -131,14 +132,15 @@ class Context:
         rows: Iterable[Row],
         *inodes: Inode,
         names: Iterable[Naming] = (),
+        gone: Gone | None = None,
         whole: bool = True,
     ) -> None:
-        """Make rows, changed inodes and changed names true.
+        """Make rows, changed inodes and names, and the end of an inode true.
 
         A batch that grew large is cut behind the rows of a `whole` operation.
         """
         try:
-            self.catalog.apply(rows, inodes, names)
+            self.catalog.apply(rows, inodes, names, gone)
         except Exception as error:
             # Some of the rows may be applied. The epoch is never committed and the batch never
             # journaled from here on, so the next mount recovers to before this operation.

@@ -8,6 +8,9 @@ million of them would take more memory than everything else).
 
 from __future__ import annotations
 
+from itertools import islice
+
+from shmr.catalog.catalog import Gone
 from shmr.format.rows import Reap, Row, Table, key_of
 from shmr.volume.context import ROWS_MAX, Context
 
@@ -60,22 +63,20 @@ class Handles:
         if not catalog.is_orphan(number) or context.read_only:
             return
         inode = catalog.inode(number)
-        rows = [Row(Table.ORPHAN, key_of(number), None), Row(Table.INODE, key_of(number), None)]
         prefix = key_of(number)
+        rows: list[Row] = []
+        extents: list[tuple[bytes, bytes]] = []
         if catalog.has_xattrs(number):
             rows += (
                 Row(Table.XATTR, key, None) for key, _ in catalog.scan(Table.XATTR, prefix, prefix)
             )
         if inode is not None and inode.size:
-            extents = []
-            for key, _ in catalog.scan(Table.EXTENT, prefix, prefix):
-                extents.append(Row(Table.EXTENT, key, None))
-                if len(extents) > ROWS_MAX // 2:
-                    extents = [Reap(0, inode.size).row(number)]
-                    break
-            mark = catalog.get(Table.REAP, prefix)
-            if mark is not None:
+            extents = list(islice(catalog.scan(Table.EXTENT, prefix, prefix), ROWS_MAX // 2 + 1))
+            if catalog.get(Table.REAP, prefix) is not None:
                 # An earlier truncation is still being reaped: one mark covers it all.
-                extents = [Reap(0, 2**63 - 1).row(number)]
-            rows += extents
-        self._context.apply(rows)
+                rows.append(Reap(0, 2**63 - 1).row(number))
+                extents = []
+            elif len(extents) > ROWS_MAX // 2:
+                rows.append(Reap(0, inode.size).row(number))
+                extents = []
+        context.apply(rows, gone=Gone(number, extents))

@@ -80,11 +80,11 @@ class Namespace:
         self._directory(directory)
         start = key_pair(directory, max(after + 1, FIRST_COOKIE))
         for key, value in self._catalog.scan(Table.COOKIE, start, key_of(directory)):
-            entry = decode_cookie(value)
-            inode = self._catalog.inode(entry.inode)
+            name, number, _ = decode_cookie(value)
+            inode = self._catalog.inode(number)
             if inode is None:
-                raise IntegrityError(f"inode {entry.inode}, in directory {directory}, is missing")
-            yield entry.name, inode, split_pair(key)[1]
+                raise IntegrityError(f"inode {number}, in directory {directory}, is missing")
+            yield name, inode, split_pair(key)[1]
 
     def _directory(self, number: int) -> Inode:
         inode = self._context.get_inode(number)
