@@ -120,7 +120,8 @@ def decode_archived(value: bytes) -> Archived:
     for placed in fields[9]:
         expect(type(placed) is list and list(map(type, placed)) == [bytes, int], "fragment")
         fragments.append(Placed(*placed))
-    archived = Archived(*fields[:9], tuple(fragments))
+    fields[9] = tuple(fragments)
+    archived = Archived(*fields)
     expect(_holds(archived), "archived segment")
     return archived
 

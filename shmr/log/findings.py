@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
     drive: bytes
     segment: int
-    index: int
+    fragment: int
     generation: int
     unit: int | None
     why: str
@@ -42,7 +42,7 @@ class Findings:
 
     def note(self, finding: Finding) -> None:
         """Keep it, and tell of it, unless it is known already."""
-        key = finding.drive, finding.segment, finding.index, finding.unit
+        key = finding.drive, finding.segment, finding.fragment, finding.unit
         with self._lock:
             if key in self._waiting or len(self._waiting) >= FINDINGS_MAX:
                 return
@@ -51,12 +51,12 @@ class Findings:
         if lines > LINES_MAX:
             return
         where = "the whole fragment" if finding.unit is None else f"unit {finding.unit}"
-        more = "; of further damage on it nothing is said for a minute" if lines == LINES_MAX else ""
+        more = "; nothing is said of further damage for a minute" if lines == LINES_MAX else ""
         logger.error(
             "drive %s: segment %d, fragment %d, %s: %s%s",
             self._label(finding.drive),
             finding.segment,
-            finding.index,
+            finding.fragment,
             where,
             finding.why,
             more,

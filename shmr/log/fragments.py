@@ -43,7 +43,7 @@ class FragmentName(NamedTuple):
     """What the name of a fragment's file says. Which fragment it really is, its footer says."""
 
     segment: int
-    index: int
+    fragment: int
     generation: int
 
     @property

@@ -1,7 +1,9 @@
 """Reads of file bytes: planned from extents alone, fetched and verified later, any thread.
 
 Only bytes whose checksum matches are returned; of a mirror the next copy is tried, and the bad
-one is reported to the store, whose cleaner moves the segment's data elsewhere.
+one is reported to the store, whose cleaner moves the segment's data elsewhere. What lies in an
+archived segment is gathered from its fragments (`shmr.log.gather`): planning touches no archive
+drive, nor does any read that does not want such bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from crc32c import crc32c
 from shmr.drive.seam import Buffer, DriveFile
 from shmr.errors import DriveError, IntegrityError
 from shmr.format import frame
+from shmr.format.archived import Archived
 from shmr.format.frame import GRANULE, FrameHeader, Kind
-from shmr.format.rows import Extent
+from shmr.format.rows import Address, Extent
+from shmr.log.fragments import FragmentStore
+from shmr.log.gather import Gather
 from shmr.log.readahead import LEAST_BYTES, Readahead
 from shmr.log.store import SegmentStore
 from shmr.units import KIB
@@ -36,7 +41,7 @@ class ReadPlan:
     Call `release` exactly once, on the volume's thread.
     """
 
-    __slots__ = ("_files", "_reader", "inode", "pieces", "size")
+    __slots__ = ("_archived", "_files", "_reader", "inode", "pieces", "size")
 
     def __init__(self, reader: LogReader, inode: int, pieces: Sequence[Extent]) -> None:
         self.inode = inode
@@ -44,6 +49,7 @@ class ReadPlan:
         self.size = sum(piece.length for piece in pieces)
         self._reader = reader
         self._files: dict[int, tuple[DriveFile, ...]] = {}
+        self._archived: dict[int, Archived] = {}
         try:
             for piece in pieces:
                 at = piece.address
@@ -51,6 +57,10 @@ class ReadPlan:
                     continue
                 if at.segment not in self._files:
                     files = reader.store.copies_of(at.segment)
+                    if not files:
+                        archived = reader.archived(at.segment)
+                        if archived is not None:
+                            self._archived[at.segment] = archived
                     reader.store.pin(at.segment)
                     self._files[at.segment] = files
                 if piece.length >= LEAST_BYTES:
@@ -64,7 +74,7 @@ class ReadPlan:
         """The bytes if the page cache has them all, else None. Raises IntegrityError."""
         parts: list[Buffer] = []
         for piece in self.pieces:
-            part = self._reader.part(self, piece, self._files, cached=True)
+            part = self._reader.part(self, piece, self._files, self._archived, cached=True)
             if part is None:
                 return None
             parts.append(part)
@@ -74,7 +84,7 @@ class ReadPlan:
         """The bytes; waits for the drive. Raises IntegrityError, DriveError."""
         parts: list[Buffer] = []
         for piece in self.pieces:
-            part = self._reader.part(self, piece, self._files, cached=False)
+            part = self._reader.part(self, piece, self._files, self._archived, cached=False)
             assert part is not None
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -91,8 +101,16 @@ class LogReader:
     With a `background` it keeps drives a little ahead of streams of reads.
     """
 
-    def __init__(self, store: SegmentStore, background: Background | None = None) -> None:
+    def __init__(
+        self,
+        store: SegmentStore,
+        background: Background | None = None,
+        gather: Gather | None = None,
+    ) -> None:
         self.store = store
+        self.gather = gather or Gather(FragmentStore(store.filesystem, {}))
+        self.archived: Callable[[int], Archived | None] = lambda segment: None
+        """What the catalog knows of an archived segment; set when there is a catalog."""
         self._background = background
         self._readahead = Readahead()
         self._headers: dict[tuple[int, int], FrameHeader] = {}
@@ -158,6 +176,7 @@ class LogReader:
         plan: ReadPlan,
         piece: Extent,
         files: dict[int, tuple[DriveFile, ...]],
+        archived: dict[int, Archived],
         *,
         cached: bool,
     ) -> Buffer | None:
@@ -165,6 +184,8 @@ class LogReader:
         at = piece.address
         if at is None:
             return bytes(piece.length)
+        if at.segment in archived:
+            return self._gathered(piece, at, archived[at.segment], cached)
         failure: Exception | None = None
         for file in files[at.segment]:
             try:
@@ -217,6 +238,16 @@ class LogReader:
         if len(data) == piece.length:
             return data
         return memoryview(data)[at.skip - low : at.skip - low + piece.length]
+
+    def _gathered(
+        self, piece: Extent, at: Address, archived: Archived, cached: bool
+    ) -> Buffer | None:
+        if (at.frame, at.payload) != (0, archived.used_bytes):
+            raise IntegrityError(
+                f"segment {at.segment} offset {at.frame}: a frame, but the segment is archived"
+            )
+        gather = self.gather.cached if cached else self.gather.read
+        return gather(at.segment, archived, at.skip, piece.length)
 
     def _checked(self, header: FrameHeader, inode: int, piece: Extent) -> FrameHeader:
         """The header is the one that the extent means. Raises IntegrityError."""
