@@ -28,6 +28,7 @@ from shmr.catalog.names import RecentNames
 from shmr.catalog.recent import RecentExtents
 from shmr.catalog.tables import Committed, Tables, committed
 from shmr.errors import IntegrityError, ShmrError
+from shmr.format.archived import Archived
 from shmr.format.records import Drop
 from shmr.format.rows import (
     TRUTH,
@@ -93,8 +94,7 @@ class Catalog:
         self._names = RecentNames()
         self._bare = BareInodes()
         self._recent = RecentExtents()
-        self.archive = ArchiveRows(self._tables)
-        """Which segments are archived, and where."""
+        self._archive = ArchiveRows(self._tables)
         self.epoch_rows = 0
         """Rows changed since the last checkpoint."""
         self.live = {
@@ -178,6 +178,18 @@ class Catalog:
             return True
         self._bare.add(number)
         return False
+
+    def archived(self, segment: int) -> Archived | None:
+        """What is known of a segment, if it is archived."""
+        return self._archive.find(segment)
+
+    def archived_segments(self) -> Iterator[tuple[int, Archived]]:
+        """Every archived segment, by number. The table must not change meanwhile."""
+        return self._archive.all()
+
+    def archived_end(self) -> int:
+        """A number above that of every archived segment."""
+        return self._archive.end()
 
     def extent_at(self, inode: int, offset: int) -> Extent | None:
         """The extent of `inode` that holds `offset`, if there is one."""
@@ -306,7 +318,7 @@ class Catalog:
             if value is not None:
                 self._bare.discard(split_key(key))
         elif table == _ARCHIVE:
-            self.archive.forget(split_key(key))
+            self._archive.forget(split_key(key))
         elif table in late.TABLES:
             self._late.replayed(row)
         self._tables.put(table, key, value)

@@ -239,6 +239,10 @@ class SegmentStore:
             self._doomed.discard(number)
             self.discard(number)
 
+    def is_pinned(self, number: int) -> bool:
+        """Does somebody read the segment now? Archived ones are pinned here too."""
+        return number in self._pins
+
     # -- discarding -------------------------------------------------------------------------
 
     def discard(self, number: int) -> None:

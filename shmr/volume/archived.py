@@ -6,13 +6,22 @@ still point at what was copied are translated, so a write that came in between w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
-from shmr.format.archived import Archived
-from shmr.format.rows import Address
+from shmr.errors import DriveError
+from shmr.format.archived import Archived, archived_removed
+from shmr.format.rows import Address, Extent, extent_removed
 from shmr.log.fragments import FragmentName
-from shmr.volume.context import Context
+from shmr.volume.commits import Commits
+from shmr.volume.context import ROWS_MAX, Context, Need
+
+logger = logging.getLogger(__name__)
+
+EXTENTS_STEP = ROWS_MAX // 4
+"""Extents of one operation: each becomes at most three, and one row may go."""
 
 
 class Moved(NamedTuple):
@@ -28,26 +37,62 @@ class Moved(NamedTuple):
     source: Address
     target: Address
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
 
 class Archive:
     """Makes archived segments true, and removes them when nothing lives in them."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, commits: Commits) -> None:
         self._context = context
+        self._commits = commits
 
     def switch(self, number: int, archived: Archived, moved: Iterable[Moved]) -> int:
         """Segment `number` is archived, and holds what was `moved` there; returns bytes switched.
 
-        The row of the segment is in the same batch as the first of its extents, or before it.
-        In slices of 4,096 rows; a crash between two leaves the rest where it was. Not durable
-        before a commit. `moved` in the order of inode and offset: extents that continue each
-        other become one. Raises Refused(EROFS), IntegrityError.
+        The row of the segment is in the same batch as the first of its extents, or in one before.
+        Each range is an operation of its own, or several where it has many extents; a crash between
+        two leaves the rest where it was, and to switch them again does nothing. Not durable before
+        a commit. In the order of inode and offset extents that continue each other become one.
+        Raises Refused(EROFS), IntegrityError.
         """
-        raise NotImplementedError
+        self._context.allow(Need.DELETE)
+        if self._context.catalog.archived(number) != archived:
+            self._context.apply([archived.row(number)], whole=False)
+        return self.move(moved)
 
     def move(self, moved: Iterable[Moved]) -> int:
-        """Translate as `switch` does, to targets that are no archived segment (the workspace)."""
-        raise NotImplementedError
+        """Translate as `switch` does, to targets that are known already (or of the workspace)."""
+        return sum(map(self._translate, moved))
+
+    def _translate(self, moved: Moved) -> int:
+        """Point at the target what still points at the source; returns how many bytes."""
+        context = self._context
+        context.allow(Need.DELETE)
+        inode = context.catalog.inode(moved.inode)
+        if inode is None:
+            return 0
+        # What lies behind the end is dead, and the reaper's.
+        at, end, translated = moved.offset, min(moved.end, inode.size), 0
+        while at < end:
+            some = list(islice(context.catalog.extents(moved.inode, at, end), EXTENTS_STEP + 1))
+            stop = some.pop().offset if len(some) > EXTENTS_STEP else end
+            changes = _translation(moved, some, at, stop, self._before(moved.inode, at))
+            rows = [
+                extent_removed(moved.inode, offset) if extent is None else extent.row(moved.inode)
+                for offset, extent in changes.extents.items()
+            ]
+            context.apply(rows)
+            translated += changes.translated
+            at = stop
+        return translated
+
+    def _before(self, inode: int, offset: int) -> Extent | None:
+        """The extent that ends at `offset`, if there is one."""
+        extent = self._context.catalog.extent_at(inode, offset - 1) if offset else None
+        return extent if extent is not None and extent.end == offset else None
 
     def retire(self) -> int:
         """Remove archived segments in which nothing lives; how many.
@@ -56,11 +101,100 @@ class Archive:
         a reader has pinned stay for the next time. What a drive refuses to discard, or is on a
         missing one, is a stray. Raises Refused(EROFS), DriveError, NoSpace.
         """
-        raise NotImplementedError
+        context = self._context
+        context.allow(Need.DELETE)
+        catalog, store = context.catalog, context.reader.store
+        dead = [
+            (number, archived)
+            for number, archived in catalog.archived_segments()
+            if catalog.live.get(number, 0) <= 0 and not store.is_pinned(number)
+        ]
+        for start in range(0, len(dead), ROWS_MAX):
+            some = dead[start : start + ROWS_MAX]
+            context.apply([archived_removed(number) for number, _ in some])
+        if not dead:
+            return 0
+        # A fragment goes only when no crash can bring back the row that names it.
+        self._commits.now()
+        for number, archived in dead:
+            catalog.live.pop(number, None)
+            self._discard(number, archived)
+        return len(dead)
+
+    def _discard(self, number: int, archived: Archived) -> None:
+        fragments = self._context.fragments
+        for index, (drive, generation) in enumerate(archived.fragments):
+            try:
+                there = fragments.discard(drive, number, index, generation)
+            except DriveError as error:
+                logger.error("segment %d, fragment %d stays as a stray: %s", number, index, error)
+                continue
+            if not there:
+                logger.warning(
+                    "segment %d, fragment %d stays as a stray on drive %s, which is missing",
+                    number,
+                    index,
+                    fragments.label(drive),
+                )
 
     def strays(self) -> list[tuple[bytes, FragmentName]]:
         """Fragments on drives (by id) that are there, which no row names: also those being written.
 
         Reads the directories of all archive drives.
         """
-        raise NotImplementedError
+        named = {
+            (placed.drive, FragmentName(number, index, placed.generation))
+            for number, archived in self._context.catalog.archived_segments()
+            for index, placed in enumerate(archived.fragments)
+        }
+        found = self._context.fragments.scan()
+        every = ((drive, name) for drive, names in found.items() for name in names)
+        return sorted(one for one in every if one not in named)
+
+
+class _Translation(NamedTuple):
+    """Extents that change, by the offset of their row (None: it goes), and the bytes that moved."""
+
+    extents: dict[int, Extent | None]
+    translated: int
+
+
+def _translation(
+    moved: Moved, extents: Iterable[Extent], start: int, end: int, before: Extent | None
+) -> _Translation:
+    """What becomes of the `extents` that overlap [start, end), and of the one `before` them."""
+    changed: dict[int, Extent | None] = {}
+    translated = 0
+    for extent in extents:
+        part = extent.clip(start, end)
+        if part is None or not _is_copied(extent, moved):
+            before = None
+            continue
+        skip = moved.target.skip + part.offset - moved.offset
+        new = Extent(part.offset, part.length, moved.target._replace(skip=skip))
+        for side in (extent.clip(0, start), extent.clip(end, extent.end)):
+            if side is not None:
+                changed[side.offset] = side
+        if before is not None and _continues(before, new):
+            changed[new.offset] = None
+            new = Extent(before.offset, before.length + new.length, before.address)
+        changed[new.offset] = before = new
+        translated += part.length
+    return _Translation(changed, translated)
+
+
+def _is_copied(extent: Extent, moved: Moved) -> bool:
+    """Does the extent point at the very bytes that were copied?"""
+    at, source = extent.address, moved.source
+    return (
+        at is not None
+        and at[:3] == source[:3]
+        and at.skip - extent.offset == source.skip - moved.offset
+    )
+
+
+def _continues(one: Extent, other: Extent) -> bool:
+    """Does `other` go on where `one` ends, in the file and where the bytes are?"""
+    if one.address is None or other.address is None or one.end != other.offset:
+        return False
+    return one.address._replace(skip=one.address.skip + one.length) == other.address

@@ -17,6 +17,8 @@ from shmr.catalog.catalog import Catalog, Gone, Naming
 from shmr.core.reserve import Reserves
 from shmr.errors import DriveError, NoSpace, Refused
 from shmr.format.rows import Extent, Inode, Row
+from shmr.log.fragments import FragmentStore
+from shmr.log.gather import Gather
 from shmr.log.log import Log
 from shmr.log.reader import LogReader
 
@@ -82,6 +84,16 @@ class Context:
         """The log to append to. A read-only volume has none, and asks for none."""
         assert self._log is not None
         return self._log
+
+    @property
+    def gather(self) -> Gather:
+        """Reads archived segments."""
+        return self.reader.gather
+
+    @property
+    def fragments(self) -> FragmentStore:
+        """The archive drives and the fragments on them."""
+        return self.reader.gather.fragments
 
     def allow(self, need: Need) -> None:
         """Raise Refused(EROFS) or NoSpace unless an operation of this need may change things."""

@@ -67,9 +67,10 @@ class Space:
         """Bytes of data segments that nothing refers to: what cleaning could win."""
         context = self._context
         store = context.reader.store
-        data = (s for s in store.segments.values() if s.stream == Stream.DATA)
+        data = [s for s in store.segments.values() if s.stream == Stream.DATA]
         taken = sum(segment.size_bytes for segment in data)
-        living = sum(max(0, live) for live in context.catalog.live.values())
+        live = context.catalog.live
+        living = sum(max(0, live.get(segment.number, 0)) for segment in data)
         return max(0, taken - living)
 
     def usage(self) -> Usage:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import CatalogFailed
@@ -19,9 +20,12 @@ from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError, NoSpace, Refused, SetupError
 from shmr.format.records import Stream
 from shmr.format.rows import ROOT, Inode
+from shmr.log.fragments import FragmentStore
+from shmr.log.gather import DEADLINE_S, Gather
 from shmr.log.log import JOURNAL_MIN_BYTES, Log, Parallel, in_sequence
 from shmr.log.reader import Background, LogReader
 from shmr.log.store import SegmentStore
+from shmr.volume.archived import Archive
 from shmr.volume.attributes import Attributes
 from shmr.volume.checkpoint import Checkpoints
 from shmr.volume.cleaner import Cleaner
@@ -39,6 +43,7 @@ from shmr.volume.xattrs import Xattrs
 
 logger = logging.getLogger(__name__)
 
+_NO_DRIVES: Mapping[bytes, Drive] = MappingProxyType({})
 MakeWriter = Callable[[SegmentStore], Writer]
 
 
@@ -72,6 +77,7 @@ class Volume:
         self.snapshots = Snapshots(context, self.checkpoints, writer)
         self.space = Space(context)
         self.holes = Holes(context, self.reaper, self.space)
+        self.archive = Archive(context, self.commits)
 
     @property
     def read_only(self) -> str | None:
@@ -114,6 +120,7 @@ class Volume:
             except DriveError as error:
                 self.context.poison(error)
         self.context.reader.store.close()
+        self.context.gather.close()
         self.catalog.close(clean=clean)
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -132,11 +139,18 @@ def open_volume(
     parallel: Parallel = in_sequence,
     make_writer: MakeWriter | None = None,
     background: Background | None = None,
+    archive: Mapping[bytes, Drive] = _NO_DRIVES,
+    archive_missing: Iterable[bytes] = (),
+    deadline_s: float | None = DEADLINE_S,
 ) -> Volume:
     """Recover the filesystem on `drives` (the workspace pool) and open it.
 
     `clock` gives nanoseconds since 1970. With `read_only` no drive is written to, nor the catalog:
-    a copy of it is. Raises SetupError (nothing to recover from), DriveError, NoSpace.
+    a copy of it is. `archive` are the archive drives by their ids, `archive_missing` the ids of
+    those that are not there; none of them is touched before archived bytes are read, and
+    `deadline_s` is for such reads (see `Gather`).
+
+    Raises SetupError (nothing to recover from), DriveError, NoSpace.
     """
     scratch = catalog_store.private_copy(catalog) if read_only else None
     if scratch is not None:
@@ -145,8 +159,12 @@ def open_volume(
     store.segment_bytes = segment_size(store.total_bytes(), segment_bytes)
     store.scan()
     limits = reserves(store.segment_bytes, max(store.segment_bytes // 4, JOURNAL_MIN_BYTES))
-    reader = LogReader(store, background)
+    fragments = FragmentStore(filesystem, archive, archive_missing)
+    reader = LogReader(store, background, Gather(fragments, deadline_s=deadline_s))
     recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
+    reader.archived = recovered.catalog.archived
+    # A snapshot may know archived segments that no file on a workspace drive reminds of.
+    store.next_number = max(store.next_number, recovered.catalog.archived_end())
     why = recovered.corrupt or ("mounted read-only" if read_only else None)
     log = None
     try:
@@ -166,6 +184,7 @@ def open_volume(
         if log is not None:
             log.close()
         store.close()
+        reader.gather.close()
         recovered.catalog.close()
         raise
     return volume
