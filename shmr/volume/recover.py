@@ -43,6 +43,10 @@ class Recovered:
     report: list[str] = field(default_factory=list)
 
 
+_NOWHERE = Place(0, 0, 0, 0, 0)
+"""The place before everything."""
+
+
 class _Pending(NamedTuple):
     """A batch read from the journal and not yet applied."""
 
@@ -133,7 +137,8 @@ def _from_log(
         report.append(f"the catalog is rebuilt from a snapshot of {count} inodes")
         return catalog, found.place
     start = journal.beginning()
-    if start is None and not segments.of_stream(Stream.DATA):
+    claimed = start is None and journal.claimed_durable(_NOWHERE) is not None
+    if start is None and not claimed and not segments.of_stream(Stream.DATA):
         # The very first mount was cut off before anything was durable.
         for number in journal.unreadable:
             if not read_only:
