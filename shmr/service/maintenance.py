@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import trio
 
+from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import CatalogFailed
 from shmr.errors import NoSpace, ShmrError
 from shmr.format.records import Stream
 from shmr.log.log import FLUSH_BYTES
+from shmr.service import memory
 from shmr.service.committer import Committer
 from shmr.units import MIB
 from shmr.volume.cleaner import Work
@@ -74,6 +76,7 @@ class Maintenance:
                     message = "%s; unmounting: free space or mend the disk, then mount again"
                     logger.critical(message, self._fatal)
                     raise self._fatal
+                memory.let_go(self._volume.catalog.path / catalog_store.DATA)
                 if self._volume.read_only is not None:
                     continue
                 try:
