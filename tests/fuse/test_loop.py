@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -13,9 +14,12 @@ import trio.testing
 
 from shmr.errors import NoSpace, Refused, SetupError
 from shmr.fuse import negotiate
+from shmr.fuse.known import Known
 from shmr.fuse.loop import Handler, Loop, Reply
 from shmr.fuse.promise import Promise
 from shmr.fuse.protocol import HEAD, REPLY, Head
+from shmr.fuse.requests.names import NameRequests
+from tests.fuse.memory import MemoryVolume
 from tests.fuse.test_negotiate import request as init
 
 LIMIT_S = 20
@@ -292,6 +296,31 @@ def test_other_tasks_get_their_turn_however_many_requests_come() -> None:
     kernel.run(scenario)
     assert turns == sorted(turns)
     assert turns[-1] > turns[0]
+
+
+def test_forgets_in_thousands_come_in_parts_that_let_others_go_on() -> None:
+    volume = MemoryVolume()
+    names = NameRequests(volume, Known(volume))
+    before: list[int] = []
+    dropped: list[int] = []
+
+    def other(*_: object) -> Reply:
+        before.append(len(dropped))
+        return 0
+
+    kernel = Kernel({42: names.forget_batch, 2: other})
+    names._known.forget = lambda number, count: dropped.append(number)  # type: ignore[method-assign]
+    pairs = b"".join(struct.pack("<QQ", number, 1) for number in range(8_000))
+
+    async def scenario() -> None:
+        kernel.ask(42, 1, struct.pack("<II", 8_000, 0) + pairs)
+        kernel.ask(2, 2)
+        assert await kernel.answer() == (2, 0, b"")
+        await trio.testing.wait_all_tasks_blocked()
+
+    kernel.run(scenario)
+    assert dropped == list(range(8_000))
+    assert before[0] < 8_000
 
 
 def test_the_other_end_s_going_ends_the_loop() -> None:

@@ -131,6 +131,18 @@ def test_an_unlinked_file_lives_until_it_is_closed_and_forgotten(mount: Served) 
     assert number in mount.volume.known_gone
 
 
+def test_many_files_forgotten_at_once_are_all_freed(mount: Served) -> None:
+    for index in range(600):
+        (mount.path / f"f{index}").touch()
+    holders = [os.open(mount.path / f"f{index}", os.O_RDONLY) for index in range(600)]
+    for index in range(600):
+        (mount.path / f"f{index}").unlink()
+    for holder in holders:
+        os.close(holder)
+    mount.stop()
+    assert len(mount.volume.known_gone) == 600
+
+
 # -- directories --------------------------------------------------------------------------
 
 

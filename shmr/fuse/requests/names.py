@@ -6,6 +6,9 @@ import functools
 import stat
 from collections.abc import Mapping
 
+import trio
+
+from shmr.drive.seam import Buffer
 from shmr.fuse import protocol
 from shmr.fuse.groups import groups_of
 from shmr.fuse.known import ABSENT, Known
@@ -13,6 +16,9 @@ from shmr.fuse.loop import Handler, Reply
 from shmr.fuse.protocol import GID, PID, UID, Head, Opcode
 from shmr.fuse.seam import Names
 from shmr.volume.context import Caller
+
+FORGETS_AT_ONCE = 128
+"""A few milliseconds, if all of them are unlinked files."""
 
 
 def caller_of(head: Head, umask: int) -> Caller:
@@ -66,9 +72,22 @@ class NameRequests:
         count, _ = protocol.BATCH_FORGET.unpack_from(body)
         start, step = protocol.BATCH_FORGET.size, protocol.FORGET_PAIR.size
         pairs = body[start : start + count * step]
+        if count > FORGETS_AT_ONCE:
+            return self._forget_in_parts(bytes(pairs))
+        self._forget_all(pairs)
+        return None
+
+    async def _forget_in_parts(self, pairs: bytes) -> Reply:
+        """The kernel forgets up to 65,000 inodes at once; those that were unlinked are freed now."""
+        step = FORGETS_AT_ONCE * protocol.FORGET_PAIR.size
+        for start in range(0, len(pairs), step):
+            self._forget_all(pairs[start : start + step])
+            await trio.lowlevel.checkpoint()
+        return None
+
+    def _forget_all(self, pairs: Buffer) -> None:
         for number, lookups in protocol.FORGET_PAIR.iter_unpack(pairs):
             self._known.forget(number, lookups)
-        return None
 
     # -- making -----------------------------------------------------------------------------
 
