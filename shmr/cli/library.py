@@ -10,9 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from shmr.errors import SetupError
+
+if TYPE_CHECKING:
+    from shmr.service.overview import Overview
+    from shmr.service.topology import Topology
 
 
 class Service(Protocol):
@@ -35,6 +39,12 @@ class Service(Protocol):
 
     def unmount(self, mountpoint: Path) -> None:
         """Unmount; returns when the daemon has written everything and is gone."""
+
+    def topology(self, config_path: Path, what: str) -> Topology:
+        """Where the bytes of a file are, by the number of its inode or by a path."""
+
+    def overview(self, config_path: Path) -> Overview:
+        """The state of the filesystem."""
 
 
 def load_service() -> Service:

@@ -1,7 +1,9 @@
-"""The mounted daemon: what `shmr create`, `shmr mount` and `shmr umount` do."""
+"""What commands do: the mounted daemon, and looking at a filesystem from outside."""
 
 from shmr.service.create import create
 from shmr.service.mount import mount
+from shmr.service.overview import overview
+from shmr.service.topology import topology
 from shmr.service.unmount import unmount
 
-__all__ = ["create", "mount", "unmount"]
+__all__ = ["create", "mount", "overview", "topology", "unmount"]

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from shmr.cli.library import Service
 from shmr.cli.main import COMMANDS, main
 from shmr.errors import ConfigError, DriveError, SetupError
 
@@ -56,7 +58,8 @@ class Recorder:
 
 def run(line: str, error: BaseException | None = None) -> tuple[int, list[tuple[object, ...]]]:
     recorder = Recorder(error)
-    return main(line.split(), load=lambda: recorder), recorder.calls
+    service = cast(Service, recorder)
+    return main(line.split(), load=lambda: service), recorder.calls
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,10 @@ def test_a_mistake_of_ours_is_not_hidden() -> None:
         run("create media.yaml", ZeroDivisionError())
 
 
-@pytest.mark.parametrize("line", ["", "mount", "mount a", "umount", "create", "fly", "mount a b c"])
-def test_a_wrong_command_line_is_exit_code_2(
-    capsys: pytest.CaptureFixture[str], line: str
-) -> None:
+@pytest.mark.parametrize(
+    "line", ["", "mount", "mount a", "umount", "create", "fly", "mount a b c", "inspect a"]
+)
+def test_a_wrong_command_line_is_exit_code_2(capsys: pytest.CaptureFixture[str], line: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run(line)
     assert caught.value.code == 2
@@ -137,10 +140,7 @@ def test_every_command_has_help_with_an_example(
 
 def test_help_needs_no_trio() -> None:
     code = (
-        "import sys\n"
-        "sys.modules['trio'] = None\n"
-        "from shmr.cli.main import main\n"
-        "main(['--help'])\n"
+        "import sys\nsys.modules['trio'] = None\nfrom shmr.cli.main import main\nmain(['--help'])\n"
     )
     root = Path(__file__).parents[2]
     result = subprocess.run(

@@ -1,0 +1,265 @@
+"""`shmr inspect overview`: the state of a whole filesystem.
+
+Reads the last checkpoint of the catalog and looks at the drives, takes no lock and changes nothing:
+it works on a mounted filesystem too, and does not know what was written in the last seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shmr.catalog.reading import Reading
+from shmr.config import Config, PoolConfig, load
+from shmr.drive.directory import DirectoryDrive
+from shmr.errors import DriveError
+from shmr.format.fragment import file_name
+from shmr.format.records import Stream
+from shmr.log.store import segment_name
+from shmr.log.walk import opening_of
+from shmr.service.locate import mount_points
+from shmr.service.survey import Survey, Surveyed
+from shmr.service.whereabouts import Finder, Part, Whereabouts, looking
+from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
+
+LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The classes of segments end at these shares of live bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveView:
+    """A drive. `missing` says why it is not there; then it has no numbers.
+
+    `used_bytes` are those of shmr's files, `dead_bytes` of them what cleaning would win.
+    """
+
+    path: str
+    drive: str | None
+    missing: str | None
+    total_bytes: int
+    free_bytes: int
+    used_bytes: int
+    dead_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool. Bytes are those of files, each once however many copies there are.
+
+    `segments_by_liveness` counts its data segments by their share of live bytes, in the classes
+    that `LIVENESS` ends: none, up to a quarter, to half, to three quarters, to all.
+    """
+
+    name: str
+    priority: int
+    scheme: str
+    drives: tuple[DriveView, ...]
+    files: int
+    live_bytes: int
+    dead_bytes: int
+    segments_by_liveness: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RedundancyView:
+    """`live_bytes` of a pool survive the loss of any `left` more drives; -1: they are lost."""
+
+    pool: str
+    left: int
+    live_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """Segments of the journal, or of the snapshot before it, and when the first was begun."""
+
+    segments: int
+    size_bytes: int
+    since_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of a filesystem, as of a checkpoint (nanoseconds since 1970)."""
+
+    filesystem: str
+    mounts: tuple[str, ...]
+    checkpoint_ns: int
+    files: int
+    pools: tuple[PoolView, ...]
+    redundancy: tuple[RedundancyView, ...]
+    journal: LogView
+    snapshot: LogView
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A data segment, and how many of its bytes live."""
+
+    where: Whereabouts
+    live_bytes: int
+
+    @property
+    def live_share(self) -> float:
+        size = self.where.size_bytes
+        return min(1.0, self.live_bytes / size) if size else 0.0
+
+    @property
+    def dead_bytes(self) -> int:
+        return max(0, self.where.size_bytes - self.live_bytes)
+
+
+def overview(config_path: str | os.PathLike[str]) -> Overview:
+    """The state of the filesystem. Reads every extent. Raises SetupError, IntegrityError."""
+    config = load(config_path)
+    with looking(config) as (reading, finder, survey):
+        uses = _uses(reading, finder)
+        held = _Held(reading, finder)
+        dead = _dead_bytes(uses, survey)
+        journal, snapshot = _logs(config, reading, survey)
+        return Overview(
+            config.filesystem,
+            mount_points(config),
+            reading.written_ns,
+            held.count,
+            tuple(_pool(pool, survey, uses, held, dead) for pool in config.pools),
+            tuple(
+                RedundancyView(pool, left, size)
+                for (pool, left), size in sorted(held.redundancy.items())
+            ),
+            journal,
+            snapshot,
+        )
+
+
+class _Held:
+    """What all extents together say: files and bytes by pool, bytes by redundancy."""
+
+    def __init__(self, reading: Reading, finder: Finder) -> None:
+        self.count = 0
+        """Files that have bytes anywhere."""
+        self.files: Counter[str] = Counter()
+        self.live: Counter[str] = Counter()
+        self.redundancy: Counter[tuple[str, int]] = Counter()
+        last, pools = 0, set[str]()
+        for inode, extent in reading.all_extents():
+            if inode != last:
+                self._count(pools)
+                last, pools = inode, set()
+            if extent.address is not None:
+                where = finder.find(extent.address.segment)
+                pools.add(where.pool)
+                self.live[where.pool] += extent.length
+                left = where.left_of(extent.address, extent.length)
+                self.redundancy[where.pool, left] += extent.length
+        self._count(pools)
+
+    def _count(self, pools: set[str]) -> None:
+        self.count += bool(pools)
+        self.files.update(pools)
+
+
+def _uses(reading: Reading, finder: Finder) -> list[_Use]:
+    live = reading.live()
+    archived = [finder.find(number) for number, _ in reading.archived_segments()]
+    numbers = {where.segment for where in archived}
+    data = [finder.find(number) for number in finder.data_segments() if number not in numbers]
+    return [_Use(where, live.get(where.segment, 0)) for where in (*data, *archived)]
+
+
+def _pool(
+    pool: PoolConfig, survey: Survey, uses: Iterable[_Use], held: _Held, dead: Counter[str]
+) -> PoolView:
+    of_pool = [use for use in uses if use.where.pool == pool.name]
+    classes = Counter(bisect_left(LIVENESS, use.live_share) for use in of_pool)
+    return PoolView(
+        pool.name,
+        pool.priority,
+        str(pool.scheme),
+        tuple(_drive(d, dead[d.path]) for d in survey.drives if d.pool == pool.name),
+        held.files[pool.name],
+        held.live[pool.name],
+        sum(use.dead_bytes for use in of_pool),
+        tuple(classes[index] for index in range(len(LIVENESS))),
+    )
+
+
+def _drive(drive: Surveyed, dead_bytes: int) -> DriveView:
+    return DriveView(
+        drive.path,
+        None if drive.drive is None else drive.drive.hex(),
+        drive.missing,
+        drive.total_bytes,
+        drive.free_bytes,
+        drive.used_bytes,
+        dead_bytes,
+    )
+
+
+def _dead_bytes(uses: Iterable[_Use], survey: Survey) -> Counter[str]:
+    """By drive: of each part the share that is dead of its segment."""
+    files = {drive.path: drive.files for drive in survey.drives}
+    dead: Counter[str] = Counter()
+    for use in uses:
+        for part in use.where.parts:
+            size = files.get(part.drive, {}).get(_file_of(use.where, part), 0)
+            dead[part.drive] += int(size * (1.0 - use.live_share))
+    return dead
+
+
+def _file_of(where: Whereabouts, part: Part) -> str:
+    if part.generation is None:
+        return segment_name(Stream.DATA, where.segment)
+    return file_name(where.segment, part.index, part.generation)
+
+
+def _logs(config: Config, reading: Reading, survey: Survey) -> tuple[LogView, LogView]:
+    """The journal since the newest snapshot, and that snapshot."""
+    workspace = [drive for drive in survey.drives if drive.pool == config.workspace.name]
+    filesystem = reading.filesystem()
+    newest = reading.state(SNAPSHOT)
+    snapshot = (
+        _log(workspace, filesystem, Stream.SNAPSHOT, newest) if newest else LogView(0, 0, None)
+    )
+    journal = _log(workspace, filesystem, Stream.JOURNAL, reading.state(JOURNAL_FLOOR))
+    return journal, snapshot
+
+
+def _log(drives: list[Surveyed], filesystem: bytes, stream: Stream, floor: int) -> LogView:
+    """Segments of a stream from the number `floor` on."""
+    prefix = segment_name(stream, 0).rstrip("0")
+    sizes = {
+        int(name.removeprefix(prefix)): size
+        for drive in drives
+        for name, size in drive.files.items()
+        if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()
+    }
+    sizes = {number: size for number, size in sizes.items() if number >= floor}
+    since_ns = None
+    if sizes:
+        first = min(sizes)
+        having = (drive for drive in drives if segment_name(stream, first) in drive.files)
+        since_ns = next((ns for d in having if (ns := _begun(d, filesystem, stream, first))), None)
+    return LogView(len(sizes), sum(sizes.values()), since_ns)
+
+
+def _begun(drive: Surveyed, filesystem: bytes, stream: Stream, number: int) -> int | None:
+    """When the segment was begun, as its first frame says."""
+    try:
+        opened = DirectoryDrive(drive.path)
+    except DriveError:
+        return None
+    try:
+        file = opened.open(segment_name(stream, number))
+        try:
+            found = opening_of([file], filesystem, number)
+        finally:
+            file.close()
+    except DriveError:
+        return None
+    finally:
+        opened.close()
+    return found[1].created_ns if found is not None else None
