@@ -78,7 +78,7 @@ class NameRequests:
         return None
 
     async def _forget_in_parts(self, pairs: bytes) -> Reply:
-        """The kernel forgets up to 65,000 inodes at once; those that were unlinked are freed now."""
+        """The kernel forgets up to 65,000 inodes at once, which frees those that were unlinked."""
         step = FORGETS_AT_ONCE * protocol.FORGET_PAIR.size
         for start in range(0, len(pairs), step):
             self._forget_all(pairs[start : start + step])
