@@ -26,7 +26,7 @@ from shmr.units import format_size
 REDRAW_S = 0.2
 LINE_S = 5.0
 _CLEAR = "\r\x1b[K"
-_BAR_MIN, _BAR_MAX = 10, 40
+_BAR_STEP, _BAR_MAX = 10, 40
 
 
 def terminal_width() -> int:
@@ -104,7 +104,9 @@ class Progress:
             return
         width = self._width() - 1
         room = width - len(self._what) - len(numbers) - len(tail) - 6
-        shown = f"{bar(meter.share, min(room, _BAR_MAX))}  " if room >= _BAR_MIN else ""
+        # In tens, so that it does not change with each digit of the numbers.
+        size = min(room, _BAR_MAX) // _BAR_STEP * _BAR_STEP
+        shown = f"{bar(meter.share, size)}  " if size > 0 else ""
         self._write(_CLEAR + f"{self._what}  {shown}{numbers}{tail}"[:width])
 
     def _write(self, text: str) -> None:
