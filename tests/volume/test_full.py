@@ -114,7 +114,7 @@ def test_what_statfs_promises_can_be_written(full: Trial) -> None:
 def named(request: pytest.FixtureRequest) -> Iterator[Trial]:
     """A volume full of files without data, so that the journal is what takes the space."""
     with scratch() as place:
-        trial = Trial(place, capacity_bytes=12 * MIB, segment_bytes=MIB)
+        trial = Trial(place, capacity_bytes=11 * MIB, segment_bytes=MIB)
         trial.start()
         volume, number = trial.volume, 0
         with pytest.raises(NoSpace):
@@ -161,33 +161,69 @@ def test_deleted_names_make_room_for_new_ones(named: Trial) -> None:
             maintain(volume)
 
 
-def test_everything_can_be_deleted_while_a_snapshot_is_written(named: Trial) -> None:
-    """However long that takes: what finds no room to be committed is committed at its end."""
-    volume = named.volume
-    work = volume.snapshots.make()
-    made = next(work)()
-    refused = False
-    for number, (name, _, _) in enumerate(list(volume.names.entries(1, 0))):
+def delete_all(volume: Volume) -> int:
+    """Until commits find no room and on; returns how many were left when the last one did."""
+    names = [name for name, _, _ in volume.names.entries(1, 0)]
+    left, refused = len(names), False
+    for number, name in enumerate(names, start=1):
         volume.names.unlink(1, name)
         if refused and number % 100:
             continue
         try:
             volume.commits.now()
+            left = len(names) - number
         except NoSpace:
             refused = True
     assert refused
+    return left
+
+
+def test_everything_can_be_deleted_while_a_snapshot_is_written(named: Trial) -> None:
+    """However long that takes: what finds no room to be committed is committed at its end."""
+    volume = named.volume
+    work = volume.snapshots.make()
+    made = next(work)()
+    delete_all(volume)
     with pytest.raises(StopIteration):
         work.send(made)
     create(volume, b"again")
     volume.commits.now()
     for how in ("kill", "rebuild", "clean"):
-        if how == "clean":
-            volume.close()
-        else:
-            volume.abandon()
-            named.world = named.world.kill()
-        if how == "rebuild":
-            shutil.rmtree(named.place / CATALOG)
-        volume = named.volume = named.mount()
-        assert volume.read_only is None
+        volume = mounted_again(named, how)
         assert [name for name, _, _ in volume.names.entries(1, 0)] == [b"again"]
+
+
+@pytest.mark.parametrize("how", ["kill", "rebuild"])
+def test_what_a_snapshot_replaces_may_go_before_a_row_names_it(
+    named: Trial, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash after that removal, before the commit that it made room for."""
+    checkpoints = named.volume.checkpoints
+    discard = checkpoints.discard_replaced
+
+    def discard_and_crash() -> int:
+        assert discard()
+        raise KeyboardInterrupt
+
+    work = named.volume.snapshots.make()
+    made = next(work)()
+    left = delete_all(named.volume)
+    monkeypatch.setattr(checkpoints, "discard_replaced", discard_and_crash)
+    with pytest.raises(KeyboardInterrupt):
+        work.send(made)
+    volume = mounted_again(named, how)
+    assert len(list(volume.names.entries(1, 0))) == left
+
+
+def mounted_again(trial: Trial, how: str) -> Volume:
+    """After a clean end, a crash, or a crash that took the catalog too."""
+    if how == "clean":
+        trial.volume.close()
+    else:
+        trial.volume.abandon()
+        trial.world = trial.world.kill()
+    if how == "rebuild":
+        shutil.rmtree(trial.place / CATALOG)
+    trial.volume = trial.mount()
+    assert trial.volume.read_only is None
+    return trial.volume
