@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from shmr.catalog import store as catalog_store
-from shmr.config import Config, DriveConfig, PoolConfig
+from shmr.config import Config, DriveConfig
 from shmr.drive.directory import DirectoryDrive
+from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
 from shmr.log.log import Parallel, in_sequence
 from shmr.log.reader import Background
@@ -52,8 +54,9 @@ class Drives:
 def open_drives(config: Config, *, degraded: bool) -> Drives:
     """Open and lock every drive. Raises SetupError with what to do.
 
-    An absent archive drive is left out and named in `absent`; an absent workspace drive too, but
-    only when `degraded`.
+    An archive drive that is absent, or cannot be opened or locked, is left out and named in
+    `absent`; an absent workspace drive too, but only when `degraded`. That it is the right drive
+    is found out later.
     """
     pools: list[PoolDrives] = []
     absent: list[str] = []
@@ -61,23 +64,24 @@ def open_drives(config: Config, *, degraded: bool) -> Drives:
     try:
         for pool in config.pools:
             opened: list[DirectoryDrive] = []
-            may_lack = degraded or pool is not config.workspace
+            archive = pool is not config.workspace
+            may_lack = degraded or archive
             pools.append(PoolDrives(pool.name, (), pool.scheme.m))
             for entry in pool.drives:
                 drive = _open_drive(entry, may_lack=may_lack)
+                if drive is not None and not _lock(drive, config, archive=archive):
+                    drive = None
                 if drive is None:
                     absent.append(str(entry.path))
                     continue
                 opened.append(drive)
                 pools[-1] = PoolDrives(pool.name, tuple(opened), pool.scheme.m)
                 limits[str(entry.path)] = entry.size_bytes
-            if not opened and pool is config.workspace:
+            if not opened and not archive:
                 raise SetupError(f"pool {pool.name!r}: no drive is there; connect them")
-            if not config.same_device:
-                _refuse_shared_disks(pool, opened)
-        found = Drives(tuple(pools), tuple(absent), limits)
-        _lock(found, config)
-        return found
+            if not archive:
+                _refuse_shared_disks(config, pool.name, opened)
+        return Drives(tuple(pools), tuple(absent), limits)
     except BaseException:
         Drives(tuple(pools), (), limits).close()
         raise
@@ -94,7 +98,7 @@ def _open_drive(entry: DriveConfig, *, may_lack: bool) -> DirectoryDrive | None:
             f"drive {entry.path}: {error.cause.strerror}; make the directory, mount its disk or "
             "correct the config"
         ) from error
-    if entry.mounted and not drive.is_mount_point():
+    if entry.mounted and not _is_mounted(drive):
         drive.close()
         if may_lack:
             logger.warning("drive %s is missing: nothing is mounted there", entry.path)
@@ -103,28 +107,54 @@ def _open_drive(entry: DriveConfig, *, may_lack: bool) -> DirectoryDrive | None:
     return drive
 
 
-def _refuse_shared_disks(pool: PoolConfig, drives: list[DirectoryDrive]) -> None:
+def _is_mounted(drive: DirectoryDrive) -> bool:
+    try:
+        return drive.is_mount_point()
+    except DriveError as error:
+        logger.warning("%s", error)
+        return False
+
+
+def _refuse_shared_disks(config: Config, pool: str, drives: Iterable[Drive]) -> None:
+    """No two drives of a pool on one disk, unless the configuration allows it.
+
+    Asked of archive drives when it is known that they are no directories where disks are not
+    mounted, which are all on one.
+    """
     seen: dict[int, str] = {}
-    for drive in drives:
+    for drive in () if config.same_device else drives:
         other = seen.setdefault(drive.device(), drive.label)
         if other != drive.label:
             raise SetupError(
-                f"pool {pool.name!r}: {other} and {drive.label} are on one disk, whose loss would "
+                f"pool {pool!r}: {other} and {drive.label} are on one disk, whose loss would "
                 "take both; use different disks, or say `same_device: true` for a trial"
             )
 
 
-def _lock(drives: Drives, config: Config) -> None:
-    for drive in drives.all():
-        try:
-            held = drive.lock()
-        except DriveError as error:
+def _lock(drive: DirectoryDrive, config: Config, *, archive: bool) -> bool:
+    """Hold the drive, or let go of it. False, and a warning, for an archive drive.
+
+    The workspace comes first: whoever has that works with the filesystem, and who holds an archive
+    drive then works with another one.
+    """
+    try:
+        held = drive.lock()
+    except DriveError as error:
+        drive.close()
+        if not archive:
             raise SetupError(f"{error}; is the drive writable?") from error
-        if not held:
-            raise SetupError(
-                f"filesystem {config.filesystem!r} is in use: another process holds {drive.label}; "
-                "it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
-            )
+        logger.warning("drive %s is missing: %s", drive.label, error)
+        return False
+    if held:
+        return True
+    drive.close()
+    if not archive:
+        raise SetupError(
+            f"filesystem {config.filesystem!r} is in use: another process holds {drive.label}; "
+            "it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
+        )
+    logger.warning("drive %s is missing: another process holds it", drive.label)
+    return False
 
 
 def create_filesystem(config: Config) -> None:
@@ -134,6 +164,8 @@ def create_filesystem(config: Config) -> None:
         if drives.absent:
             raise SetupError(f"drive {drives.absent[0]} is missing; connect it first")
         _refuse_strangers(drives, config)
+        for pool in drives.pools:
+            _refuse_shared_disks(config, pool.name, pool.drives)
         membership = create(
             config.filesystem,
             drives.pools,
@@ -169,19 +201,26 @@ def open_filesystem(
 
     Raises SetupError, DriveError, NoSpace.
     """
-    fresh = all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
+    fresh = not read_only and not drives.absent and _is_fresh(drives)
+    if fresh:
+        for pool in drives.pools:
+            _refuse_shared_disks(config, pool.name, pool.drives)
     membership = identify(
         config.filesystem,
         drives.pools,
         catalog_exists=catalog_store.exists(config.catalog),
         degraded=degraded,
         read_only=read_only,
-        may_create=fresh and not read_only and not drives.absent,
+        may_create=fresh,
         random_bytes=os.urandom,
         clock=time.time_ns,
     )
     for missing in membership.missing:
         logger.warning("degraded: workspace drive %s is missing", missing)
+    for warning in membership.warnings:
+        logger.warning("%s", warning)
+    for archive in membership.archives.values():
+        _refuse_shared_disks(config, archive.name, archive.drives.values())
     return _open(
         config,
         drives,
@@ -191,6 +230,14 @@ def open_filesystem(
         make_writer=make_writer,
         background=background,
     )
+
+
+def _is_fresh(drives: Drives) -> bool:
+    """Is there nothing but what a making that was cut off leaves?"""
+    try:
+        return all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
+    except DriveError:
+        return False
 
 
 def _open(
@@ -215,4 +262,6 @@ def _open(
         parallel=parallel,
         make_writer=make_writer,
         background=background,
+        archive=membership.archive,
+        archive_missing=membership.archive_missing,
     )

@@ -39,6 +39,8 @@ from shmr.volume.volume import Volume
 logger = logging.getLogger("shmr.service")
 
 NICENESS = -10
+WARNINGS_MAX = 100
+"""Told to whoever mounts; the log has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,24 @@ class _PrivateLog(logging.handlers.RotatingFileHandler):
         return open(self.baseFilename, "a", encoding="utf-8", opener=private)
 
 
+class _Warnings(logging.Handler):
+    """Hears what is logged as a warning or worse, for whoever waits for the mount."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard: list[str] = []
+        logging.getLogger().addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._heard) < WARNINGS_MAX:
+            self._heard.append(record.getMessage())
+
+    def heard(self) -> list[str]:
+        """All there was; nothing is heard from now on."""
+        logging.getLogger().removeHandler(self)
+        return self._heard
+
+
 def log_to_terminal() -> None:
     """Log to standard error: in the foreground."""
     _attach(logging.StreamHandler())
@@ -230,12 +250,14 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(pipe, False)
     os.umask(0o077)
     told = False
+    warnings = _Warnings()
 
     def tell(problem: str | None) -> None:
         nonlocal told
         if not told:
             told = True
-            os.write(pipe, json.dumps({"problem": problem}).encode())
+            said = {"problem": problem, "warnings": warnings.heard()}
+            os.write(pipe, json.dumps(said).encode())
             os.close(pipe)
 
     opened = log_to_file(log)

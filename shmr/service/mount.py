@@ -1,12 +1,14 @@
 """`shmr mount`: start the daemon and return when the mount answers.
 
 The daemon is a program started anew, not a fork: LMDB and threads do not survive a fork. It says
-how it went through a pipe: one line of JSON, then end of file.
+how it went through a pipe: one line of JSON, then end of file. What it warned of until then (of a
+drive that is missing, say) is told too.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.fuse.options import parse_options
 from shmr.service.daemon import Order, log_to_terminal, run
+
+logger = logging.getLogger(__name__)
 
 
 def mount(
@@ -84,8 +88,11 @@ def _start(order: Order, log: Path) -> None:
     with open(reader, encoding="utf-8") as pipe:
         said = pipe.read()
     if said:
-        problem = json.loads(said)["problem"]
+        answer = json.loads(said)
+        problem = answer["problem"]
         if problem is None:
+            for warning in answer["warnings"]:
+                logger.warning("%s", warning)
             return
         process.wait()
         raise SetupError(problem)

@@ -2,16 +2,20 @@
 
 A drive is what its superblock says, wherever it is mounted. The config names paths; ids decide.
 A filesystem is only made where nothing is: no superblock, no catalog, empty directories.
+
+The first pool is the workspace, and what is wrong with a drive of it refuses the mount. A drive of
+an archive pool that is absent, bare, unreadable or of another filesystem only counts as missing:
+what it held is read from the others, and the mount says so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shmr.drive.seam import Drive
-from shmr.errors import IntegrityError, SetupError
+from shmr.errors import DriveError, IntegrityError, SetupError
 from shmr.format import superblock
 from shmr.format.superblock import Superblock
 
@@ -30,14 +34,47 @@ class PoolDrives:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchivePool:
+    """An archive pool: its id, its drives that are there, by id, and the ids of all its members."""
+
+    name: str
+    pool: bytes
+    drives: Mapping[bytes, Drive]
+    members: tuple[bytes, ...]
+
+    @property
+    def missing(self) -> tuple[bytes, ...]:
+        """Members that are not there."""
+        return tuple(member for member in self.members if member not in self.drives)
+
+
+@dataclass(frozen=True, slots=True)
 class Membership:
-    """The filesystem's id, and the drives of the first pool that are members, with ids."""
+    """The filesystem's id, and the drives of the first pool that are members, with ids.
+
+    `archives` are the other pools by name: those of which a drive is there. `warnings` say what is
+    missing of them, a sentence each.
+    """
 
     filesystem: bytes
     workspace: tuple[Drive, ...]
     drive_ids: tuple[bytes, ...]
     created: bool
     missing: tuple[str, ...] = ()
+    archives: Mapping[str, ArchivePool] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def archive(self) -> dict[bytes, Drive]:
+        """All archive drives that are there, by id."""
+        return {
+            drive: found for pool in self.archives.values() for drive, found in pool.drives.items()
+        }
+
+    @property
+    def archive_missing(self) -> tuple[bytes, ...]:
+        """The ids of all archive drives that are not there, as far as they are known."""
+        return tuple(drive for pool in self.archives.values() for drive in pool.missing)
 
 
 def read_superblock(drive: Drive) -> Superblock | None:
@@ -96,6 +133,7 @@ def create(
                 )
     filesystem = random_bytes(16)
     workspace_ids: tuple[bytes, ...] = ()
+    archives: dict[str, ArchivePool] = {}
     # The workspace comes first, so that one without superblocks is never half made: its disk is
     # not mounted.
     for pool in pools:
@@ -118,7 +156,10 @@ def create(
             write_superblock(drive, block)
         if pool is pools[0]:
             workspace_ids = ids
-    return Membership(filesystem, pools[0].drives, workspace_ids, created=True)
+        else:
+            drives = dict(zip(ids, pool.drives, strict=True))
+            archives[pool.name] = ArchivePool(pool.name, pool_id, drives, ids)
+    return Membership(filesystem, pools[0].drives, workspace_ids, created=True, archives=archives)
 
 
 def identify(
@@ -138,30 +179,96 @@ def identify(
     """
     if may_create and not catalog_exists and _is_half_made(pools):
         _clear(pools)
-    blocks: dict[int, Superblock] = {}
-    bare: list[Drive] = []
-    for pool in pools:
-        for drive in pool.drives:
-            block = read_superblock(drive)
-            if block is None:
-                bare.append(drive)
-            else:
-                blocks[id(drive)] = block
+    blocks, unusable = _superblocks(pools)
     if not blocks:
         if not may_create:
             raise SetupError("no drive has a superblock: run `shmr create CONFIG` first")
         return create(
             name, pools, catalog_exists=catalog_exists, random_bytes=random_bytes, clock=clock
         )
+    bare = ", ".join(drive.label for drive in pools[0].drives if id(drive) not in blocks)
     if bare:
-        labels = ", ".join(drive.label for drive in bare)
         raise SetupError(
-            f"some drives belong to a filesystem and some have no superblock: {labels}; check that "
+            f"some drives belong to a filesystem and some have no superblock: {bare}; check that "
             "the right disks are mounted there"
         )
-    _check_features(pools, blocks, read_only=read_only)
-    _check(name, pools, blocks)
-    return _workspace(pools[0], blocks, degraded=degraded, read_only=read_only, clock=clock)
+    first = blocks[id(pools[0].drives[0])]
+    for pool in pools[1:]:
+        for drive in pool.drives:
+            found = blocks.get(id(drive))
+            strange = _strange(found, first.filesystem, read_only=read_only) if found else None
+            if strange is not None:
+                unusable[id(drive)] = strange
+    usable = [
+        PoolDrives(p.name, tuple(d for d in p.drives if id(d) not in unusable), p.spare)
+        for p in pools
+    ]
+    _check_features(usable[:1], blocks, read_only=read_only)
+    _check(name, usable, blocks)
+    membership = _workspace(usable[0], blocks, degraded=degraded, read_only=read_only, clock=clock)
+    archives = {pool.name: _archive(pool, blocks) for pool in usable[1:] if pool.drives}
+    return replace(
+        membership, archives=archives, warnings=tuple(_warnings(pools, archives, unusable))
+    )
+
+
+def _superblocks(pools: Sequence[PoolDrives]) -> tuple[dict[int, Superblock], dict[int, str]]:
+    """The superblocks that there are, and why an archive drive has none that can be read."""
+    blocks: dict[int, Superblock] = {}
+    unusable: dict[int, str] = {}
+    for pool in pools:
+        for drive in pool.drives:
+            try:
+                block = read_superblock(drive)
+            except (SetupError, DriveError) as error:
+                if pool is pools[0]:
+                    raise
+                unusable[id(drive)] = str(error)
+                continue
+            if block is not None:
+                blocks[id(drive)] = block
+            elif pool is not pools[0]:
+                unusable[id(drive)] = "no superblock is on it; its disk is not mounted there"
+    return blocks, unusable
+
+
+def _strange(block: Superblock, filesystem: bytes, *, read_only: bool) -> str | None:
+    """Why an archive drive with this superblock cannot be used, or None."""
+    if block.filesystem != filesystem:
+        return f"it belongs to another filesystem, {block.filesystem_name.decode()!r}"
+    unknown = block.incompat & ~superblock.INCOMPAT
+    if unknown or (block.ro_compat & ~superblock.RO_COMPAT and not read_only):
+        return "it was written by a newer shmr; update shmr"
+    return None
+
+
+def _archive(pool: PoolDrives, blocks: dict[int, Superblock]) -> ArchivePool:
+    """An archive pool as the newest of its superblocks has it."""
+    found = {blocks[id(drive)].drive: drive for drive in pool.drives}
+    newest = max((blocks[id(drive)] for drive in pool.drives), key=lambda block: block.generation)
+    return ArchivePool(pool.name, newest.pool, found, newest.members)
+
+
+def _warnings(
+    pools: Sequence[PoolDrives], archives: Mapping[str, ArchivePool], unusable: Mapping[int, str]
+) -> Iterator[str]:
+    """What is missing of the archive, in sentences."""
+    for pool in pools[1:]:
+        for drive in pool.drives:
+            if id(drive) in unusable:
+                yield (
+                    f"degraded: archive drive {drive.label} of pool {pool.name!r} counts as "
+                    f"missing: {unusable[id(drive)]}"
+                )
+        archive = archives.get(pool.name)
+        if archive is None:
+            yield f"degraded: no drive of archive pool {pool.name!r} is there"
+        elif archive.missing:
+            yield (
+                f"degraded: {len(archive.missing)} of {len(archive.members)} drives of archive "
+                f"pool {pool.name!r} are missing, and it can do without {pool.spare}: "
+                + ", ".join(drive.hex() for drive in archive.missing)
+            )
 
 
 def _is_half_made(pools: Sequence[PoolDrives]) -> bool:
@@ -175,10 +282,12 @@ def _is_half_made(pools: Sequence[PoolDrives]) -> bool:
     whole = 0
     for pool in pools:
         for drive in pool.drives:
-            if not set(drive.names()) <= {FIRST_SUPERBLOCK, *_HARMLESS}:
-                return False
             try:
+                if not set(drive.names()) <= {FIRST_SUPERBLOCK, *_HARMLESS}:
+                    return False
                 whole += read_superblock(drive) is not None
+            except DriveError:
+                return False
             except SetupError:
                 continue
     return whole < sum(len(pool.drives) for pool in pools)
