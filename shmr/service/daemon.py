@@ -32,7 +32,9 @@ from shmr.service.assemble import open_drives, open_filesystem
 from shmr.service.committer import Committer
 from shmr.service.maintenance import Maintenance
 from shmr.service.snapshot import SnapshotChildren
+from shmr.service.status import refuse_inside
 from shmr.service.syncing import Syncing
+from shmr.service.watch import Watch
 from shmr.units import MIB
 from shmr.volume.volume import Volume
 
@@ -77,7 +79,10 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
     _go_first()
     config = load(order.config)
     options = parse_options(order.options, privileged=os.geteuid() == 0)
+    if config.status_file is not None:
+        refuse_inside(config.status_file, order.mountpoint)
     drives = open_drives(config, degraded=order.degraded)
+    watch = Watch(config, drives, order.mountpoint)
     syncing = Syncing()
     snapshots = SnapshotChildren(drives.limits)
     try:
@@ -99,13 +104,22 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
             if volume.read_only:
                 logger.warning("read-only: %s", volume.read_only)
             trio.run(
-                _serve, volume, order, config.filesystem, options, ready, snapshots.stop, syncing
+                _serve,
+                volume,
+                order,
+                config.filesystem,
+                options,
+                ready,
+                snapshots.stop,
+                syncing,
+                watch,
             )
         except BaseExceptionGroup as group:
             raise _only(group) from None
         finally:
             volume.close()
             logger.info("closed")
+            watch.ended()
     finally:
         syncing.close()
         drives.close()
@@ -142,6 +156,7 @@ async def _serve(
     ready: Ready,
     leaving: Ready,
     syncing: Syncing,
+    watch: Watch,
 ) -> None:
     committer = Committer(volume, syncing.run)
     maintenance = Maintenance(volume, committer)
@@ -155,6 +170,7 @@ async def _serve(
         # Handlers wait for these, so they outlive the mount.
         background.start_soon(committer.run)
         background.start_soon(maintenance.run)
+        background.start_soon(watch.run, volume)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, nursery.cancel_scope)

@@ -1,0 +1,110 @@
+"""The daemon's task that keeps the status file in step with the mount.
+
+Drives are asked in threads, one at a time, each for a few seconds at most: one that hangs is
+reported, and is not asked again before it has answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import trio
+
+from shmr.config import Config, PoolConfig
+from shmr.drive.directory import DirectoryDrive
+from shmr.drive.seam import Capacity
+from shmr.errors import DriveError
+from shmr.service.assemble import Drives
+from shmr.service.status import (
+    DriveStatus,
+    JobStatus,
+    PoolStatus,
+    StatusFacts,
+    StatusWriter,
+)
+from shmr.volume.volume import Volume
+
+logger = logging.getLogger("shmr.service")
+
+PERIOD_S = 3.0
+PATIENCE_S = 5.0
+
+
+class Watch:
+    """Watches one mount. Does nothing where the configuration names no status file."""
+
+    def __init__(self, config: Config, drives: Drives, mountpoint: str) -> None:
+        self._config = config
+        self._mountpoint = mountpoint
+        self._open = {drive.label: drive for drive in drives.all()}
+        self._asked: set[str] = set()
+        self._limiter = trio.CapacityLimiter(max(1, len(self._open)))
+        self._writer: StatusWriter | None = None
+        if config.status_file is not None:
+            self._writer = StatusWriter(config.status_file)
+
+    async def run(self, volume: Volume) -> None:
+        """Until cancelled. Raises nothing: it must not end the mount."""
+        while self._writer is not None:
+            try:
+                facts = await self._facts(volume)
+                # Waited for also when cancelled: `ended` is to have the last word.
+                await trio.to_thread.run_sync(self._writer.write, facts, time.time_ns())
+            except Exception:
+                logger.exception("the status file is no longer kept")
+                return
+            await trio.sleep(PERIOD_S)
+
+    def ended(self) -> None:
+        """The mount is gone: the file says so, and no longer what was."""
+        if self._writer is not None:
+            facts = StatusFacts(self._config.filesystem, "not mounted")
+            self._writer.write(facts, time.time_ns())
+
+    async def _facts(self, volume: Volume) -> StatusFacts:
+        pools = [await self._pool(pool) for pool in self._config.pools]
+        state = f"mounted at {self._mountpoint}"
+        if volume.read_only is not None:
+            state += f", read-only: {volume.read_only}"
+        return StatusFacts(self._config.filesystem, state, tuple(pools), _jobs(volume))
+
+    async def _pool(self, pool: PoolConfig) -> PoolStatus:
+        drives, total, free = [], 0, 0
+        for entry in pool.drives:
+            path = str(entry.path)
+            found = await self._look(path)
+            if isinstance(found, Capacity):
+                total += found.total_bytes
+                free += found.free_bytes
+            drives.append(DriveStatus(path, found if isinstance(found, str) else None))
+        return PoolStatus(pool.name, str(pool.scheme), total, free, tuple(drives))
+
+    async def _look(self, path: str) -> Capacity | str:
+        """What a drive can hold, or why it is down."""
+        drive = self._open.get(path)
+        if drive is None:
+            return "missing since the mount"
+        if path not in self._asked:
+            with trio.move_on_after(PATIENCE_S):
+                self._asked.add(path)
+                # A thread that hangs is left behind, and keeps its place in the limiter.
+                return await trio.to_thread.run_sync(
+                    self._ask, drive, path, abandon_on_cancel=True, limiter=self._limiter
+                )
+        return f"does not answer (for {PATIENCE_S:.0f} s and more)"
+
+    def _ask(self, drive: DirectoryDrive, path: str) -> Capacity | str:
+        try:
+            return drive.capacity()
+        except DriveError as error:
+            return error.cause.strerror or str(error.cause)
+        finally:
+            self._asked.discard(path)
+
+
+def _jobs(volume: Volume) -> tuple[JobStatus, ...]:
+    """What the daemon does beside requests and takes long."""
+    if volume.snapshots.running:
+        return (JobStatus("snapshot", "all names and places are written into the log"),)
+    return ()
