@@ -25,10 +25,11 @@ _INDENT = " " * 6
 
 @dataclass(frozen=True, slots=True)
 class DriveStatus:
-    """A drive; `down` says why it is."""
+    """A drive; `down` says why it is. `damaged` units were found on it and not yet mended."""
 
     path: str
     down: str | None = None
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ def _pool(pool: PoolStatus) -> list[str]:
     width = max((len(drive.path) for drive in pool.drives), default=0)
     for drive in pool.drives:
         state = "up" if drive.down is None else f"down: {drive.down}"
+        if drive.damaged:
+            state += f", {drive.damaged} damaged {'unit' if drive.damaged == 1 else 'units'} found"
         lines.append(f"{_INDENT}{drive.path.ljust(width)}  {state}")
     return lines
 

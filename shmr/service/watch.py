@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 
 import trio
 
@@ -63,28 +64,28 @@ class Watch:
             self._writer.write(facts, time.time_ns())
 
     async def _facts(self, volume: Volume) -> StatusFacts:
-        pools = [await self._pool(pool) for pool in self._config.pools]
+        members, damaged = _members(volume), _damaged(volume)
+        pools = [await self._pool(pool, members, damaged) for pool in self._config.pools]
         state = f"mounted at {self._mountpoint}"
         if volume.read_only is not None:
             state += f", read-only: {volume.read_only}"
         return StatusFacts(self._config.filesystem, state, tuple(pools), _jobs(volume))
 
-    async def _pool(self, pool: PoolConfig) -> PoolStatus:
+    async def _pool(self, pool: PoolConfig, members: set[str], damaged: Counter[str]) -> PoolStatus:
         drives, total, free = [], 0, 0
         for entry in pool.drives:
             path = str(entry.path)
-            found = await self._look(path)
+            found = await self._look(path) if path in members else self._why_none(path)
             if isinstance(found, Capacity):
                 total += found.total_bytes
                 free += found.free_bytes
-            drives.append(DriveStatus(path, found if isinstance(found, str) else None))
+            why = found if isinstance(found, str) else None
+            drives.append(DriveStatus(path, why, damaged[path]))
         return PoolStatus(pool.name, str(pool.scheme), total, free, tuple(drives))
 
     async def _look(self, path: str) -> Capacity | str:
         """What a drive can hold, or why it is down."""
-        drive = self._open.get(path)
-        if drive is None:
-            return "missing since the mount"
+        drive = self._open[path]
         if path not in self._asked:
             with trio.move_on_after(PATIENCE_S):
                 self._asked.add(path)
@@ -94,6 +95,11 @@ class Watch:
                 )
         return f"does not answer (for {PATIENCE_S:.0f} s and more)"
 
+    def _why_none(self, path: str) -> str:
+        if path in self._open:
+            return "not the drive that belongs there; the log of the mount says more"
+        return "missing since the mount"
+
     def _ask(self, drive: DirectoryDrive, path: str) -> Capacity | str:
         try:
             return drive.capacity()
@@ -101,6 +107,19 @@ class Watch:
             return error.cause.strerror or str(error.cause)
         finally:
             self._asked.discard(path)
+
+
+def _members(volume: Volume) -> set[str]:
+    """The paths of the drives that the filesystem works with."""
+    context = volume.context
+    drives = (*context.reader.store.drives, *context.fragments.drives.values())
+    return {drive.label for drive in drives}
+
+
+def _damaged(volume: Volume) -> Counter[str]:
+    """By path, how many units were found damaged and wait for the scrubber."""
+    gather = volume.context.gather
+    return Counter(gather.fragments.label(finding.drive) for finding in gather.findings.all())
 
 
 def _jobs(volume: Volume) -> tuple[JobStatus, ...]:

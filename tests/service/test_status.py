@@ -7,6 +7,8 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +17,9 @@ from shmr.config import load
 from shmr.drive.directory import DirectoryDrive
 from shmr.drive.seam import Capacity
 from shmr.errors import SetupError
+from shmr.log.findings import Finding
+from shmr.log.fragments import FragmentStore
+from shmr.log.gather import Gather
 from shmr.service import watch as watching
 from shmr.service.assemble import Drives
 from shmr.service.status import (
@@ -47,7 +52,7 @@ FACTS = StatusFacts(
             "erasure 2+1 (isa_l_rs_cauchy)",
             0,
             0,
-            (DriveStatus("/mnt/smr-1"), DriveStatus("/mnt/smr-10", "No such device")),
+            (DriveStatus("/mnt/smr-1", damaged=2), DriveStatus("/mnt/smr-10", "No such device")),
         ),
     ),
     (
@@ -68,7 +73,7 @@ def test_the_text_is_in_the_spirit_of_mdstat() -> None:
         "\n"
         "smr0 : erasure 2+1 (isa_l_rs_cauchy)\n"
         "      0 B of 0 B free [2/1] [U_]\n"
-        "      /mnt/smr-1   up\n"
+        "      /mnt/smr-1   up, 2 damaged units found\n"
         "      /mnt/smr-10  down: No such device\n"
         "\n"
         "shift : ssd0 to smr0\n"
@@ -153,13 +158,14 @@ def test_a_status_file_inside_its_own_mount_is_refused(tmp_path: Path) -> None:
 # -- the daemon's task
 
 
-class Volume:
+def volume_of(workspace: list[DirectoryDrive], gather: Gather) -> Any:
     """What the task asks of a volume."""
-
-    read_only: str | None = None
-
-    class snapshots:
-        running = False
+    store = SimpleNamespace(drives=workspace)
+    reader = SimpleNamespace(store=store)
+    context = SimpleNamespace(reader=reader, gather=gather, fragments=gather.fragments)
+    return SimpleNamespace(
+        read_only=None, snapshots=SimpleNamespace(running=False), context=context
+    )
 
 
 class HangingDrive(DirectoryDrive):
@@ -193,7 +199,7 @@ def test_a_drive_that_hangs_is_reported_and_left_alone(
         fine, hanging = DirectoryDrive(tmp_path / "fine"), HangingDrive(tmp_path / "hangs")
         drives = Drives((PoolDrives("ssd", (fine, hanging)),), ("absent",), {})
         watch = Watch(load(config), drives, "/srv/media")
-        volume: object = Volume()
+        volume = volume_of([fine, hanging], Gather(FragmentStore(b"f" * 16, {})))
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch.run, volume)
@@ -218,3 +224,34 @@ def test_a_drive_that_hangs_is_reported_and_left_alone(
             await trio.sleep(0.01)
 
     trio.run(watch)
+
+
+def test_strangers_and_damaged_units_are_told(tmp_path: Path) -> None:
+    for name in ("work", "mine", "strange"):
+        (tmp_path / name).mkdir()
+    config = tmp_path / "media.yaml"
+    config.write_text(
+        "filesystem: media\nstatus_file: status\npools:\n"
+        "  - {name: ssd, priority: 0, scheme: single, drives: [work]}\n"
+        "  - {name: smr, priority: 1, scheme: single, drives: [mine, strange]}\n"
+    )
+
+    async def watch() -> None:
+        work, mine, strange = (DirectoryDrive(tmp_path / n) for n in ("work", "mine", "strange"))
+        gather = Gather(FragmentStore(b"f" * 16, {b"m" * 16: mine}))
+        for unit in (3, 4):
+            gather.findings.note(Finding(b"m" * 16, 1, 0, 1, unit, "does not match its sum"))
+        pools = (PoolDrives("ssd", (work,)), PoolDrives("smr", (mine, strange)))
+        watch = Watch(load(config), Drives(pools, (), {}), "/srv/media")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run, volume_of([work], gather))
+            with trio.fail_after(60):
+                while not (tmp_path / "status").exists():
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(watch)
+    text = (tmp_path / "status").read_text()
+    assert "[1/1] [U]" in text and "[2/1] [U_]" in text
+    assert f"{tmp_path}/mine     up, 2 damaged units found\n" in text
+    assert f"{tmp_path}/strange  down: not the drive that belongs there" in text
