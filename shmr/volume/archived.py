@@ -17,6 +17,7 @@ from shmr.format.rows import Address, Extent, extent_removed
 from shmr.log.fragments import FragmentName
 from shmr.volume.commits import Commits
 from shmr.volume.context import ROWS_MAX, Context, Need
+from shmr.volume.holds import is_held
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,8 @@ class Archive:
         """Remove archived segments in which nothing lives; how many.
 
         Their rows go, a commit makes it durable, then their fragments are discarded. Those that
-        a reader has pinned stay for the next time. What a drive refuses to discard, or is on a
-        missing one, is a stray. Raises Refused(EROFS), DriveError, NoSpace.
+        a reader has pinned, or a shift holds, stay for the next time. What a drive refuses to
+        discard, or is on a missing one, is a stray. Raises Refused(EROFS), DriveError, NoSpace.
         """
         context = self._context
         context.allow(Need.DELETE)
@@ -107,7 +108,9 @@ class Archive:
         dead = [
             (number, archived)
             for number, archived in catalog.archived_segments()
-            if catalog.live.get(number, 0) <= 0 and not store.is_pinned(number)
+            if catalog.live.get(number, 0) <= 0
+            and not store.is_pinned(number)
+            and not is_held(catalog, number)
         ]
         for start in range(0, len(dead), ROWS_MAX):
             some = dead[start : start + ROWS_MAX]

@@ -2,7 +2,7 @@
 
 On the volume's thread, with no operation between: the residual commit, its sync, the LMDB commit.
 LMDB never commits what the log does not durably have. Behind a durable checkpoint, segments in
-which nothing lives any more are discarded.
+which nothing lives any more are discarded, but for those that a shift still holds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from shmr.format.records import Stream
 from shmr.units import GIB, NS_PER_S
 from shmr.volume.commits import Commits
 from shmr.volume.context import Context
+from shmr.volume.holds import is_held
 
 ROWS = 20_000
 DATA_BYTES = GIB
@@ -86,6 +87,7 @@ class Checkpoints:
             if segment.stream == Stream.DATA
             and live.get(segment.number, 0) <= 0
             and not log.is_open(segment.number)
+            and not is_held(catalog, segment.number)
         ]
         for number in dead:
             live.pop(number, None)

@@ -1,0 +1,49 @@
+"""What whoever runs a shift is told by it, and tells it: how far it is, to stop, to go slower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from shmr.errors import ShmrError
+
+
+class Phase(Enum):
+    """What a shift does now."""
+
+    WRITE = "writing"
+    VERIFY = "verifying"
+    RECALL = "moving back"
+    SNAPSHOT = "keeping the snapshot"
+
+
+class Stopped(ShmrError):
+    """It was asked to stop, and did: what was moved before stays moved."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped; run it again to go on")
+
+
+def _ignore(phase: Phase, size_bytes: int) -> None:
+    """Nobody wants to know."""
+
+
+def _at_once(size_bytes: int) -> None:
+    """No limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """`advance(phase, bytes of files)` on the volume's thread, as they are done; `stop()` says
+    whether to stop, and is asked where that is safe; `pace(bytes)` is called in a job before they
+    are read, and may wait."""
+
+    advance: Callable[[Phase, int], None] = _ignore
+    stop: Callable[[], bool] = lambda: False
+    pace: Callable[[int], None] = _at_once
+
+    def check(self) -> None:
+        """Raise Stopped if that is wished."""
+        if self.stop():
+            raise Stopped()

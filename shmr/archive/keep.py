@@ -1,0 +1,150 @@
+"""SNAPSHOT: the newest snapshot of the volume, copied to m+1 drives of an archive pool.
+
+The same files with the same frames, under the same names, each read back and verified frame by
+frame. So what the archive holds can be told from archive drives alone, also when m of them are
+lost with the workspace. Older copies go when the new ones are complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+
+from shmr.archive.pool import NoPlace, Pool
+from shmr.drive.seam import Drive, DriveFile
+from shmr.errors import DriveError, IntegrityError
+from shmr.format.records import Stream
+from shmr.log import walk
+from shmr.log.fragments import FragmentStore
+from shmr.log.store import Segment, SegmentStore
+from shmr.units import MIB
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"snapshot-\d{12,}")
+_CHUNK = 4 * MIB
+
+
+def keep_snapshot(store: SegmentStore, fragments: FragmentStore, pool: Pool) -> list[bytes]:
+    """Copy the newest snapshot to m+1 drives of `pool`, then discard older copies; which drives.
+
+    Blocking, on the volume's thread: it opens workspace segments. Raises NoPlace, IntegrityError.
+    """
+    segments = store.of_stream(Stream.SNAPSHOT)
+    assert segments, "there is a snapshot"
+    names = {segment.name for segment in segments}
+    kept: list[bytes] = []
+    refused: list[str] = []
+    for drive_id, drive in _by_room(fragments, pool, refused):
+        if len(kept) > pool.m:
+            break
+        try:
+            _copy_all(store, segments, drive)
+        except DriveError as error:
+            refused.append(str(error))
+            _discard(drive, names)
+            continue
+        kept.append(drive_id)
+    if len(kept) <= pool.m:
+        raise NoPlace(
+            f"pool {pool.name!r}: {pool.m + 1} drives are needed to keep a snapshot, found "
+            f"{len(kept)}; {'; '.join(refused)}; until then what was moved is kept in its old "
+            "place too"
+        )
+    for drive_id in pool.drives:
+        there = fragments.drives.get(drive_id)
+        if there is not None:
+            _discard(there, _copies(there) - (names if drive_id in kept else set()))
+    return kept
+
+
+def _by_room(
+    fragments: FragmentStore, pool: Pool, refused: list[str]
+) -> Iterator[tuple[bytes, Drive]]:
+    """Drives of the pool that are there, those with most room first."""
+    found: list[tuple[int, int, bytes, Drive]] = []
+    for index, drive_id in enumerate(pool.drives):
+        drive = fragments.drives.get(drive_id)
+        if drive is None:
+            refused.append(f"{fragments.label(drive_id)}: missing")
+            continue
+        try:
+            found.append((-drive.capacity().free_bytes, index, drive_id, drive))
+        except DriveError as error:
+            refused.append(str(error))
+    for _, _, drive_id, drive in sorted(found, key=lambda one: one[:2]):
+        yield drive_id, drive
+
+
+def _copies(drive: Drive) -> set[str]:
+    """Names of snapshot files on a drive; none if it cannot be listed."""
+    try:
+        return {name for name in drive.names() if _NAME.fullmatch(name)}
+    except DriveError as error:
+        logger.warning("%s", error)
+        return set()
+
+
+def _discard(drive: Drive, names: set[str]) -> None:
+    for name in names & _copies(drive):
+        try:
+            drive.discard(name)
+        except DriveError as error:
+            logger.warning("an old snapshot stays: %s", error)
+
+
+def _copy_all(store: SegmentStore, segments: Sequence[Segment], drive: Drive) -> None:
+    """All files of a snapshot, on one drive. Raises DriveError, IntegrityError."""
+    there = _copies(drive)
+    for segment in segments:
+        if segment.name in there:
+            # Begun by a run that was cut off.
+            drive.discard(segment.name)
+        failure: IntegrityError | None = None
+        for source in store.copies_of(segment.number):
+            try:
+                _copy(store, segment, source, drive)
+            except IntegrityError as error:
+                failure = error
+                drive.discard(segment.name)
+                continue
+            failure = None
+            break
+        if failure is not None:
+            raise failure
+
+
+def _copy(store: SegmentStore, segment: Segment, source: DriveFile, drive: Drive) -> None:
+    size = store.drives[segment.drives[0]].size(segment.name)
+    file = drive.claim(segment.name, size)
+    try:
+        while file.end < size:
+            content = source.read(file.end, min(_CHUNK, size - file.end))
+            if not content:
+                raise IntegrityError(f"{segment.name}: ends at {file.end}, expected {size}")
+            file.append([content])
+        file.seal()
+        file.evict()
+    finally:
+        file.close()
+    if not _is_whole(store, segment, drive, size):
+        raise IntegrityError(f"drive {drive.label}: {segment.name} does not verify")
+
+
+def _is_whole(store: SegmentStore, segment: Segment, drive: Drive, size: int) -> bool:
+    """Does every frame of the copy verify, up to its end?"""
+    file = drive.open(segment.name)
+    try:
+        files = (file,)
+        first = walk.opening_of(files, store.filesystem, segment.number)
+        if first is None:
+            return False
+        reached = first[0].end
+        for found in walk.walk(files, reached, first[0].header.checksum, first[0].header):
+            if walk.payload_of(files, found) is None:
+                return False
+            reached = found.end
+        return reached == size
+    finally:
+        file.close()

@@ -1,0 +1,298 @@
+"""WRITE and SYNC: a shipment becomes the fragments of a segment, each appended to in sequence.
+
+Stripe by stripe: the k data units are gathered from where their bytes are now, verified as every
+read is; the m others are computed; each of the k+m goes to the end of its drive's file. Then table,
+footer, seal. Reading, coding, hashing and writing overlap where there are threads; at most
+`STEPS_AHEAD` steps of stripes are in memory.
+
+Nothing here changes the catalog. What was written and is not wanted after all is discarded.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+from shmr.archive.control import Control, Phase
+from shmr.archive.plan import Shipment
+from shmr.archive.pool import Pool
+from shmr.archive.workers import Workers, results
+from shmr.codec import Codec
+from shmr.core.stripe import Geometry
+from shmr.drive.seam import Buffer, DriveFile
+from shmr.errors import DriveError, IntegrityError, ShmrError
+from shmr.format.archived import Archived, Placed
+from shmr.format.fragment import FragmentHeader, encode_footer, encode_table, unit_sum
+from shmr.format.rows import Extent
+from shmr.log.fragments import FragmentStore
+from shmr.log.reader import LogReader, ReadPlan
+from shmr.units import MIB
+from shmr.volume.cleaner import Work
+
+logger = logging.getLogger(__name__)
+
+STEP_BYTES = 32 * MIB
+"""So much of files is gathered at a time."""
+STEPS_AHEAD = 2
+"""So many steps may wait for the drives."""
+HASTEN_BYTES = 4 * MIB
+
+
+class Unreadable(ShmrError):
+    """Bytes of a file that were to be moved cannot be read where they are."""
+
+    def __init__(self, inode: int, cause: Exception) -> None:
+        super().__init__(f"inode {inode} cannot be read: {cause}")
+        self.inode = inode
+
+
+class _Part(NamedTuple):
+    """Bytes of one file in a unit: where in the unit, and the plan that reads them."""
+
+    at: int
+    plan: ReadPlan
+
+
+class _Unit(NamedTuple):
+    """One data unit to be gathered."""
+
+    size: int
+    parts: list[_Part]
+
+    def gather(self) -> Buffer:
+        """Its bytes, verified; zeros where it has none. Raises Unreadable."""
+        whole = bytearray()
+        for at, plan in self.parts:
+            try:
+                content = plan.fetch()
+            except (IntegrityError, DriveError) as error:
+                raise Unreadable(plan.inode, error) from error
+            if plan.size == self.size:
+                return content
+            whole = whole or bytearray(self.size)
+            whole[at : at + plan.size] = content
+        return whole or bytes(self.size)
+
+    def release(self) -> None:
+        for part in self.parts:
+            part.plan.release()
+
+
+class FragmentFile:
+    """A fragment being written; used by its lane alone."""
+
+    def __init__(self, drive: bytes, header: FragmentHeader, file: DriveFile) -> None:
+        self.drive = drive
+        self.header = header
+        self.file = file
+        self.sums: list[bytes] = []
+        self._hastened = 0
+        file.append([header.encode()])
+
+    def append(self, unit: Buffer) -> None:
+        self.sums.append(unit_sum(unit))
+        self.file.append([unit])
+        end = self.file.end
+        if end - self._hastened >= HASTEN_BYTES:
+            self.file.write_back(self._hastened, end - self._hastened)
+            self._hastened = end
+
+    def finish(self, table: bytes) -> None:
+        """Durable and complete: nothing is appended any more."""
+        self.file.append([table, encode_footer(self.header, table, self.sums)])
+        self.file.seal()
+        self.file.evict()
+
+
+class Writing:
+    """One shipment on its way to its drives."""
+
+    def __init__(
+        self,
+        reader: LogReader,
+        pool: Pool,
+        shipment: Shipment,
+        number: int,
+        drives: Sequence[bytes],
+        *,
+        created_ns: int,
+        codec: Codec,
+        workers: Workers,
+        control: Control,
+    ) -> None:
+        self._reader = reader
+        self._fragments: FragmentStore = reader.gather.fragments
+        self._shipment = shipment
+        self.number = number
+        self._codec = codec
+        self._workers = workers
+        self._control = control
+        self._geometry = Geometry(pool.k, pool.m, shipment.data_bytes, shipment.unit_bytes)
+        table = shipment.table()
+        self.table = encode_table(table)
+        self.archived = Archived(
+            pool.id,
+            pool.k,
+            pool.m,
+            pool.code,
+            shipment.unit_bytes,
+            shipment.data_bytes,
+            shipment.used_bytes,
+            len(table),
+            created_ns,
+            tuple(Placed(drive, 1) for drive in drives),
+        )
+        self.files: list[FragmentFile] = []
+        self._ats = [stowed.at for stowed in shipment.stowed]
+        self._pending: deque[list[Future[Any]]] = deque()
+
+    def run(self) -> Work[None]:
+        """Write everything, sealed and synced; or nothing is left of it.
+
+        Raises Unreadable, DriveError, IntegrityError, Stopped.
+        """
+        try:
+            yield self._claim
+            stripes = self._geometry.stripes
+            step = max(1, STEP_BYTES // (self._geometry.k * self._geometry.unit_bytes))
+            for first in range(0, stripes, step):
+                self._control.check()
+                some = range(first, min(stripes, first + step))
+                size = yield from self._stripes(some)
+                self._control.advance(Phase.WRITE, size)
+            yield self._finish
+        except Exception:
+            yield self._settle
+            yield self.discard
+            raise
+        finally:
+            for fragment in self.files:
+                fragment.file.close()
+
+    def _claim(self) -> None:
+        """A file on each drive, with its header. Raises DriveError; what was made is in `files`."""
+        archived = self.archived
+        headers = [
+            archived.header(self._fragments.filesystem, self.number, index)
+            for index in range(self._geometry.width)
+        ]
+
+        def begin(index: int) -> None:
+            header, (drive, generation) = headers[index], archived.fragments[index]
+            file = self._fragments.claim(drive, self.number, index, generation, header.length)
+            try:
+                made.append(FragmentFile(drive, header, file))
+            except BaseException:
+                file.close()
+                raise
+
+        made: list[FragmentFile] = []
+        try:
+            lanes = self._workers.lanes
+            calls = [lanes[index].submit(partial(begin, index)) for index in range(len(headers))]
+            results(calls)
+        finally:
+            self.files = sorted(made, key=lambda fragment: fragment.header.fragment)
+
+    def _stripes(self, some: range) -> Work[int]:
+        """Gather, encode and append these stripes; returns the bytes of files in them."""
+        k = self._geometry.k
+        stripes: list[list[_Unit]] = []
+        try:
+            for stripe in some:
+                units: list[_Unit] = []
+                stripes.append(units)
+                for fragment in range(k):
+                    units.append(self._plan(fragment, stripe))
+            size = sum(p.plan.size for units in stripes for unit in units for p in unit.parts)
+            yield lambda: self._transfer(stripes, size)
+        finally:
+            for units in stripes:
+                for unit in units:
+                    unit.release()
+        return size
+
+    def _plan(self, fragment: int, stripe: int) -> _Unit:
+        """How to gather one data unit."""
+        size = self._geometry.unit_size(stripe)
+        start = self._geometry.unit_address(fragment, stripe)
+        runs: list[tuple[int, int, list[Extent]]] = []
+        index = max(0, bisect_right(self._ats, start) - 1)
+        reached = -1
+        for at, lot in self._shipment.stowed[index:]:
+            if at >= start + size:
+                break
+            low, high = max(start, at), min(start + size, at + lot.length)
+            if low >= high:
+                continue
+            source = lot.source._replace(skip=lot.source.skip + low - at)
+            extent = Extent(lot.offset + low - at, high - low, source)
+            if low == reached and runs[-1][1] == lot.inode:
+                runs[-1][2].append(extent)
+            else:
+                runs.append((low - start, lot.inode, [extent]))
+            reached = high
+        parts: list[_Part] = []
+        try:
+            for position, inode, extents in runs:
+                parts.append(_Part(position, self._reader.plan(inode, extents)))
+        except BaseException:
+            _Unit(size, parts).release()
+            raise
+        return _Unit(size, parts)
+
+    def _transfer(self, stripes: list[list[_Unit]], size: int) -> None:
+        """In a job: read all of the step, and hand each stripe to the drives when it is whole."""
+        self._control.pace(size)
+        readers = self._workers.readers
+        coming = [[readers.submit(unit.gather) for unit in units] for units in stripes]
+        appended: list[Future[Any]] = []
+        self._pending.append(appended)
+        try:
+            for futures in coming:
+                units = results(futures)
+                units += self._codec.encode(units)
+                for fragment, lane, unit in zip(
+                    self.files, self._workers.lanes, units, strict=True
+                ):
+                    appended.append(lane.submit(partial(fragment.append, unit)))
+        finally:
+            # No plan is released while somebody reads by it.
+            for futures in coming:
+                _ended(futures)
+        while len(self._pending) > STEPS_AHEAD:
+            results(self._pending.popleft())
+
+    def _settle(self) -> None:
+        """Wait until no lane has anything left to do."""
+        while self._pending:
+            _ended(self._pending.popleft())
+
+    def _finish(self) -> None:
+        """SYNC: what is under way, then table, footer and seal of every fragment."""
+        while self._pending:
+            results(self._pending.popleft())
+        lanes = self._workers.lanes
+        results(
+            lane.submit(partial(fragment.finish, self.table))
+            for fragment, lane in zip(self.files, lanes, strict=True)
+        )
+
+    def discard(self) -> None:
+        """Remove what was written. What a drive refuses to discard stays as a stray."""
+        for index, (drive, generation) in enumerate(self.archived.fragments):
+            try:
+                self._fragments.discard(drive, self.number, index, generation)
+            except DriveError as error:
+                logger.warning("segment %d, fragment %d is a stray: %s", self.number, index, error)
+
+
+def _ended(futures: Sequence[Future[Any]]) -> None:
+    """Wait for all, whatever became of them."""
+    for future in futures:
+        future.exception()
