@@ -22,7 +22,7 @@ from shmr.log.store import segment_name
 from shmr.log.walk import opening_of
 from shmr.service.locate import mount_points
 from shmr.service.survey import Survey, Surveyed
-from shmr.service.whereabouts import Finder, Part, Whereabouts, looking
+from shmr.service.whereabouts import LOST, Finder, Part, Whereabouts, looking
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
 
 LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -144,18 +144,29 @@ class _Held:
         self.files: Counter[str] = Counter()
         self.live: Counter[str] = Counter()
         self.redundancy: Counter[tuple[str, int]] = Counter()
+        # There are millions of extents and thousands of segments: what is the same for all bytes
+        # of a segment is asked once.
+        known: dict[int, tuple[str, int]] = {}
         last, pools = 0, set[str]()
         for inode, extent in reading.all_extents():
             if inode != last:
                 self._count(pools)
                 last, pools = inode, set()
-            if extent.address is not None:
-                where = finder.find(extent.address.segment)
-                pools.add(where.pool)
-                self.live[where.pool] += extent.length
-                left = where.left_of(extent.address, extent.length)
-                self.redundancy[where.pool, left] += extent.length
+            address = extent.address
+            if address is None:
+                continue
+            place = known.get(address.segment)
+            if place is None:
+                where = finder.find(address.segment)
+                place = known[address.segment] = where.pool, where.left
+            if place[1] == LOST:
+                left = finder.find(address.segment).left_of(address, extent.length)
+                place = place[0], left
+            pools.add(place[0])
+            self.redundancy[place] += extent.length
         self._count(pools)
+        for (pool, _), size in self.redundancy.items():
+            self.live[pool] += size
 
     def _count(self, pools: set[str]) -> None:
         self.count += bool(pools)
