@@ -94,7 +94,11 @@ def _extents(volume: Any, inodes: dict[int, Inode]) -> list[str]:
             live[at.segment] += extent.length
             held[number] += extent.length
             segment = store.segments.get(at.segment)
-            if segment is None or segment.stream != Stream.DATA:
+            archived = catalog.archived(at.segment)
+            if archived is not None:
+                if (at.frame, at.payload) != (0, archived.used_bytes):
+                    wrong.append(f"inode {number}: {extent} is in {archived}")
+            elif segment is None or segment.stream != Stream.DATA:
                 wrong.append(f"inode {number}: {extent} is in {segment}")
         mark = marks.get(number)
         if mark is not None and mark.start <= offset < mark.end:

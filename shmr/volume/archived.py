@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from shmr.errors import DriveError
+from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived, archived_removed
 from shmr.format.rows import Address, Extent, extent_removed
 from shmr.log.fragments import FragmentName
@@ -57,9 +57,14 @@ class Archive:
         Each range is an operation of its own, or several where it has many extents; a crash between
         two leaves the rest where it was, and to switch them again does nothing. Not durable before
         a commit. In the order of inode and offset extents that continue each other become one.
-        Raises Refused(EROFS), IntegrityError.
+
+        That the number is taken has to be durable before any fragment bears it: a number means one
+        content for ever. Raises Refused(EROFS), IntegrityError.
         """
         self._context.allow(Need.DELETE)
+        store = self._context.reader.store
+        if number in store.segments or number >= store.next_number:
+            raise IntegrityError(f"segment {number}: this number is not one of an archived segment")
         if self._context.catalog.archived(number) != archived:
             self._context.apply([archived.row(number)], whole=False)
         return self.move(moved)
