@@ -38,8 +38,7 @@ def run(stream: io.StringIO, *, width: int = 100, note: str = "") -> list[str]:
 def test_a_terminal_gets_a_bar_that_is_drawn_anew() -> None:
     drawn = run(Terminal())
     assert drawn[27] == (
-        "shift  [===============>..............]   52%  52.0 MiB of 100.0 MiB  "
-        "8.0 MiB/s  0:06 left"
+        "shift  [===============>..............]   52%  52.0 MiB of 100.0 MiB  8.0 MiB/s  0:06 left"
     )
     assert drawn[-1] == (
         "shift  [==============================]  100%  100.0 MiB of 100.0 MiB  "
