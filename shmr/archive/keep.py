@@ -7,6 +7,7 @@ lost with the workspace. Older copies go when the new ones are complete.
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,25 @@ def keep_snapshot(store: SegmentStore, fragments: FragmentStore, pool: Pool) -> 
     return kept
 
 
+def tidy(fragments: FragmentStore, pool: Pool) -> None:
+    """Discard copies of snapshots that a newer one on m+1 drives stands for.
+
+    They are left where a drive failed, or the power, between the new and the old.
+    """
+    copies: dict[bytes, frozenset[str]] = {}
+    for drive_id in pool.drives:
+        drive = fragments.drives.get(drive_id)
+        names = frozenset() if drive is None else frozenset(_copies(drive))
+        if names:
+            copies[drive_id] = names
+    for newest in sorted(copies.values(), key=max, reverse=True):
+        whole = [drive_id for drive_id, names in copies.items() if newest <= names]
+        if len(whole) > pool.m:
+            for drive_id, names in copies.items():
+                _discard(fragments.drives[drive_id], set(names - newest))
+            return
+
+
 def _by_room(
     fragments: FragmentStore, pool: Pool, refused: list[str]
 ) -> Iterator[tuple[bytes, Drive]]:
@@ -87,11 +107,12 @@ def _copies(drive: Drive) -> set[str]:
 
 
 def _discard(drive: Drive, names: set[str]) -> None:
-    for name in names & _copies(drive):
+    for name in sorted(names):
         try:
             drive.discard(name)
         except DriveError as error:
-            logger.warning("an old snapshot stays: %s", error)
+            if error.errno != errno.ENOENT:
+                logger.warning("a snapshot that is not needed stays: %s", error)
 
 
 def _copy_all(store: SegmentStore, segments: Sequence[Segment], drive: Drive) -> None:

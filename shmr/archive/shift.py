@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shmr.archive.control import Control, Phase
-from shmr.archive.keep import keep_snapshot
+from shmr.archive.keep import keep_snapshot, tidy
 from shmr.archive.plan import Hold, Lot, Shipment, shipments
 from shmr.archive.pool import Pool
 from shmr.archive.recall import recall
@@ -109,6 +109,8 @@ class Shift:
             self._touched |= {archived.pool for _, archived in rows}
             yield from self.settle()
         else:
+            for pool in self.pools.values():
+                tidy(fragments, pool)
             self.report.retired += archive.retire()
 
     def settle(self) -> Work[None]:

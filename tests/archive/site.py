@@ -186,7 +186,7 @@ class Site:
             ]
             there = [names for names in kept if names]
             assert len(set(there)) <= 1
-            assert len(there) in (0, pool.m + 1)
+            assert not there or len(there) > pool.m
 
     def bytes_in(self, volume: Volume, pool: Pool | None) -> int:
         """Bytes of files that lie in a pool, or in the workspace."""

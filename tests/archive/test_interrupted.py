@@ -1,0 +1,167 @@
+"""Shifts that are cut off, or struck by a fault, at every operation of every drive.
+
+What was acknowledged is readable and equal; nothing is freed before a snapshot that knows of the
+move is on m+1 archive drives; a second run converges and leaves nothing astray.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shmr.archive.pool import Pool
+from shmr.errors import ShmrError
+from shmr.format.records import Stream
+from shmr.testing.drive import World
+from shmr.testing.faults import Fault
+from shmr.testing.trial import files_of, lay_down, scratch
+from shmr.volume.holds import held
+from shmr.volume.volume import Volume
+from tests.archive.site import SCHEMES, Site, pool_of, small_limits
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as directory, small_limits():
+        yield directory
+
+
+def filled(place: Path, *pools: Pool) -> Site:
+    """A site with a few files, closed cleanly."""
+    site = Site(place, *pools)
+    volume = site.open()
+    rng = random.Random(5)
+    for name, size in ((b"small", 3000), (b"large", 70_000), (b"middle", 21_000), (b"none", 0)):
+        site.write(volume, name, rng.randbytes(size))
+    volume.close()
+    return site
+
+
+def assert_not_freed_too_early(site: Site, world: World, sources: set[str]) -> None:
+    """Sources are there, or m+1 drives of the pool have all files of one snapshot."""
+    if sources <= set(world.drives[0].names()):
+        return
+    zoned = site.zoned(world)
+    for pool in site.pools:
+        kept = [{n for n in zoned[d].names() if n.startswith("snapshot")} for d in pool.drives]
+        newest = max(set().union(*kept), default="")
+        assert sum(newest in names for names in kept) > pool.m, "freed before it was kept"
+
+
+def converge(site: Site, volume: Volume, world: World, target: Pool | None, source: Pool | None):
+    """A second run does all that is left to do."""
+    site.shift(volume, target, source)
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume, world)
+    assert held(volume.catalog) == []
+    total = sum(len(content) for content in site.files.values())
+    assert site.bytes_in(volume, target) == total
+    for number, _ in volume.catalog.archived_segments():
+        assert volume.catalog.live[number] > 0
+    log, store = volume.log, volume.context.reader.store
+    for segment in store.of_stream(Stream.DATA):
+        assert log.is_open(segment.number) or volume.catalog.live.get(segment.number, 0) > 0
+    volume.close()
+
+
+class Cuts:
+    """Looks at what every cut of a shift's power leaves, and every kill."""
+
+    def __init__(
+        self, site: Site, target: Pool | None, source: Pool | None, sources: set[str]
+    ) -> None:
+        self.site, self.target, self.source = site, target, source
+        self.sources = sources
+        self.count = 0
+        self.rng = random.Random(9)
+
+    def observe(self, world: World) -> None:
+        files = files_of(self.site.catalog)
+        for image in (world.reboot(self.rng), world.kill()):
+            self.count += 1
+            catalog = self.site.place / "image"
+            lay_down(None if self.count % 7 == 0 else files, catalog)
+            assert_not_freed_too_early(self.site, image, self.sources)
+            volume = self.site.open(image, catalog)
+            self.site.assert_files(volume)
+            assert_not_freed_too_early(self.site, image, self.sources)
+            converge(self.site, volume, image, self.target, self.source)
+
+
+def data_segments(site: Site) -> set[str]:
+    return {name for name in site.world.drives[0].names() if name.startswith("data")}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_shift_cut_off_anywhere_is_completed_by_the_next(place: Path, scheme: str) -> None:
+    pool = pool_of(scheme)
+    site = filled(place, pool)
+    volume = site.open()
+    cuts = Cuts(site, pool, None, data_segments(site))
+    site.world.observer = cuts.observe
+    site.shift(volume, pool)
+    site.world.observer = None
+    site.assert_files(volume)
+    volume.close()
+    assert cuts.count > 20
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_shift_out_of_an_archive_pool_cut_off_anywhere_is_completed_by_the_next(
+    place: Path, back: bool
+) -> None:
+    one, other = pool_of("2+1", 0), pool_of("mirror", 1)
+    site = filled(place, one, other)
+    volume = site.open()
+    site.shift(volume, one)
+    target = None if back else other
+    cuts = Cuts(site, target, one, set())
+    site.world.observer = cuts.observe
+    site.shift(volume, target, one)
+    site.world.observer = None
+    volume.close()
+    assert cuts.count > 20
+
+
+def strike(site: Site, pool: Pool, number: int, fault: Fault, persistent: bool) -> bool:
+    """A shift in a copy of the world, with one fault, and a second run without it.
+
+    Returns whether the fault struck at all.
+    """
+    world = site.world.kill()
+    catalog = site.place / "struck"
+    lay_down(files_of(site.catalog), catalog)
+    volume = site.open(world, catalog)
+    sources = {n for n in world.drives[0].names() if n.startswith("data")}
+    base = world.reads if fault is Fault.READ else world.operations
+    world.fail(base + number, fault, persistent=persistent)
+    try:
+        site.shift(volume, pool)
+    except ShmrError:
+        assert world.plan.struck
+    world.plan.heal()
+    struck = bool(world.plan.struck)
+    site.assert_files(volume)
+    assert_not_freed_too_early(site, world, sources)
+    volume.abandon()
+    left = world.kill()
+    volume = site.open(left, catalog)
+    site.assert_files(volume)
+    converge(site, volume, left, pool, None)
+    return struck
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("fault", list(Fault))
+def test_one_fault_at_any_operation_of_a_shift_loses_nothing(
+    place: Path, fault: Fault, persistent: bool
+) -> None:
+    pool = pool_of("2+1")
+    site = filled(place, pool)
+    number = 0
+    while strike(site, pool, number, fault, persistent):
+        number += 1
+    assert number > 3
