@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -59,7 +59,8 @@ def superblock_of(drive: Drive) -> Superblock:
 
 def change(drive: Drive, **fields: int) -> None:
     block = superblock_of(drive)
-    write_superblock(drive, block._replace(generation=block.generation + 1, **fields))
+    newer = block._replace(generation=block.generation + 1, **fields)  # type: ignore[arg-type]
+    write_superblock(drive, newer)
 
 
 def test_what_was_made_is_found_again_in_any_order() -> None:
@@ -159,3 +160,123 @@ def test_a_bare_workspace_beside_archive_drives_is_no_beginning() -> None:
     unmounted = [PoolDrives("ssd0", (World(2).add(),)), pools[1]]
     with pytest.raises(SetupError, match="no superblock"):
         identify("media", unmounted, **arguments)  # type: ignore[arg-type]
+
+
+# -- archive drives ------------------------------------------------------------------------------
+
+
+def pools_of(world: World, *, archive: Sequence[Drive] | None = None) -> list[PoolDrives]:
+    """A workspace of one drive, and a pool of the others that can do without two."""
+    others = world.drives[1:] if archive is None else archive
+    return [PoolDrives("ssd0", tuple(world.drives[:1])), PoolDrives("smr0", tuple(others), 2)]
+
+
+def found_all(
+    pools: Sequence[PoolDrives], *, may_create: bool = False, name: str = "media", seed: int = 1
+) -> Membership:
+    return identify(
+        name,
+        pools,
+        catalog_exists=not may_create,
+        degraded=False,
+        read_only=False,
+        may_create=may_create,
+        random_bytes=random.Random(seed).randbytes,
+        clock=lambda: 5,
+    )
+
+
+@pytest.fixture
+def archive() -> World:
+    """A filesystem with a workspace drive and six archive drives."""
+    world = mirror(7)
+    made = found_all(pools_of(world), may_create=True)
+    assert len(made.archive) == 6 and not made.archive_missing
+    world.drives[0].put("data-000000000001", b"something")
+    return world
+
+
+def test_archive_drives_are_known_by_their_ids_wherever_they_are(archive: World) -> None:
+    again = found_all(pools_of(archive, archive=archive.drives[:0:-1]))
+    assert again.archive == {superblock_of(d).drive: d for d in archive.drives[1:]}
+    pool = again.archives["smr0"]
+    assert pool.pool == superblock_of(archive.drives[1]).pool
+    assert (pool.missing, again.archive_missing, again.warnings) == ((), (), ())
+
+
+def absent(world: World) -> list[Drive]:
+    return [*world.drives[1:3], *world.drives[4:]]
+
+
+def empty(world: World) -> list[Drive]:
+    return [*world.drives[1:3], World(2).add("other"), *world.drives[4:]]
+
+
+def unreadable(world: World) -> list[Drive]:
+    world.drives[3].lose()
+    return list(world.drives[1:])
+
+
+def damaged(world: World) -> list[Drive]:
+    world.drives[3].flip_bit("superblock-000001", 50, 2)
+    return list(world.drives[1:])
+
+
+def of_another_filesystem(world: World, name: str = "other") -> list[Drive]:
+    other = mirror(2)
+    found_all(pools_of(other), may_create=True, name=name, seed=9)
+    return [*world.drives[1:3], other.drives[1], *world.drives[4:]]
+
+
+def of_a_namesake(world: World) -> list[Drive]:
+    return of_another_filesystem(world, "media")
+
+
+def of_a_newer_shmr(world: World) -> list[Drive]:
+    change(world.drives[3], incompat=1)
+    return list(world.drives[1:])
+
+
+WAYS = [
+    (absent, "1 of 6 drives"),
+    (empty, "no superblock"),
+    (unreadable, "lost"),
+    (damaged, "checksum"),
+    (of_another_filesystem, "another filesystem, 'other'"),
+    (of_a_namesake, "another filesystem, 'media'"),
+    (of_a_newer_shmr, "newer shmr"),
+]
+
+
+@pytest.mark.parametrize(("way", "said"), WAYS, ids=lambda way: getattr(way, "__name__", ""))
+def test_an_archive_drive_that_is_no_use_only_counts_as_missing(
+    archive: World, way: Callable[[World], list[Drive]], said: str
+) -> None:
+    lost = superblock_of(archive.drives[3]).drive
+    membership = found_all(pools_of(archive, archive=way(archive)))
+    assert membership.archive_missing == (lost,)
+    assert len(membership.archive) == 5
+    everything = " ".join(membership.warnings)
+    assert said in everything and lost.hex() in everything and "'smr0'" in everything
+
+
+def test_a_pool_without_any_drive_is_told(archive: World) -> None:
+    for gone in ([], [World(2).add()]):
+        membership = found_all(pools_of(archive, archive=gone))
+        assert membership.archives == {} and membership.archive == {}
+        assert any("no drive of archive pool 'smr0'" in said for said in membership.warnings)
+
+
+def test_an_archive_drive_in_another_pool_of_the_config_is_a_mistake(archive: World) -> None:
+    pools = [pools_of(archive)[0], PoolDrives("cold", tuple(archive.drives[1:]))]
+    with pytest.raises(SetupError, match=r"'smr0'.*'cold'"):
+        found_all(pools)
+
+
+def test_a_making_that_an_archive_drive_ends_is_begun_anew() -> None:
+    world = mirror(3)
+    world.cut_at(5)
+    with pytest.raises(PowerCut):
+        found_all(pools_of(world), may_create=True)
+    world = world.reboot(random.Random(1))
+    assert len(found_all(pools_of(world), may_create=True).archive) == 2
