@@ -43,6 +43,7 @@ class Pool:
     ) -> None:
         self.k, self.m, self.unit_bytes = k, m, unit_bytes
         self.code = Code.COPIES if k == 1 else Code.ISA_L_RS_CAUCHY
+        self.filesystem = FILESYSTEM
         self.world = world or World(1)
         self.drives: dict[bytes, ZonedDrive] = {
             drive_id(index): add_zoned(self.world, f"smr{index}", zone_bytes=ZONE)
@@ -57,7 +58,7 @@ class Pool:
         """A store that knows nothing yet, of all drives but some."""
         lost = set(without)
         there: dict[bytes, Drive] = {d: v for d, v in self.drives.items() if d not in lost}
-        return FragmentStore(FILESYSTEM, there, lost)
+        return FragmentStore(self.filesystem, there, lost)
 
     def gather(self, *, without: Iterable[bytes] = ()) -> Gather:
         """Reads in the thread that asks, and forgets each unit."""
@@ -111,7 +112,7 @@ class Pool:
         units: Sequence[bytes],
         extents: Sequence[ArchivedExtent],
     ) -> None:
-        header = archived.header(FILESYSTEM, number, index)
+        header = archived.header(self.filesystem, number, index)
         table = encode_table(extents)
         drive, generation = archived.fragments[index]
         file = self.store().claim(drive, number, index, generation, header.length)
