@@ -103,7 +103,7 @@ class Gather:
         if lane is None:
             with self._lock:
                 label = f"reads of {self.fragments.label(drive)}"
-                lane = self._lanes.setdefault(drive, Lane(label))
+                lane = self._lanes.setdefault(drive, Lane(label, self.clock))
         return lane
 
     def close(self) -> None:

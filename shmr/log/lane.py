@@ -20,6 +20,10 @@ THREADS = 4
 """Calls at once: a disk orders a few by itself."""
 LATE_MAX = 2
 """With so many calls late, the drive counts as stalled."""
+CROWD = 16
+CROWD_S = 1.0
+"""Or with so many calls, none of which has ended for so long: whoever waits takes up a reader that
+others may need."""
 WAITING_MAX = 32
 """Of a stalled drive no more calls are taken than this: who asks takes up a thread too."""
 
@@ -56,8 +60,11 @@ class Ticket(Generic[R]):
 class Lane:
     """The threads of one drive."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds from some moment on."""
         self._name = name
+        self._clock = clock
+        self._moved = clock()
         self._queue: SimpleQueue[Ticket[object] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -68,18 +75,27 @@ class Lane:
     @property
     def stalled(self) -> bool:
         """Do too many calls wait for longer than they may? Until one of them returns."""
-        return len(self._late) >= LATE_MAX
+        if len(self._late) >= LATE_MAX:
+            return True
+        return self._waiting >= CROWD and self._clock() - self._moved >= CROWD_S
+
+    @property
+    def _waiting(self) -> int:
+        """Calls that have not ended."""
+        return self._threads - self._free
 
     @property
     def full(self) -> bool:
         """Do so many wait for a drive that does not answer that no more should?"""
-        return self.stalled and self._threads - self._free >= WAITING_MAX
+        return self._waiting >= WAITING_MAX and self.stalled
 
     def call(self, ticket: Ticket[R]) -> None:
         """Have it done as soon as a thread is free. Never waits."""
         with self._lock:
             if self._closed:
                 raise ShmrError(f"{self._name}: closed")
+            if not self._waiting:
+                self._moved = self._clock()
             begin = self._free <= 0 and self._threads < THREADS
             self._threads += begin
             self._free -= not begin
@@ -110,3 +126,4 @@ class Lane:
             with self._lock:
                 self._late.discard(ticket)
                 self._free += 1
+                self._moved = self._clock()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
+from queue import SimpleQueue
 
 import pytest
 
@@ -20,7 +23,7 @@ from shmr.log import decode, gather
 from shmr.log.decode import restored
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather
-from shmr.log.lane import LATE_MAX
+from shmr.log.lane import CROWD, LATE_MAX, Ticket
 from shmr.testing.hanging import HangingDrive
 from tests.archived import FILESYSTEM, UNIT, Pool
 
@@ -396,12 +399,18 @@ def test_a_decoder_that_always_errs_is_an_error(monkeypatch: pytest.MonkeyPatch)
 class Hanging:
     """A segment whose drives can be hung, read with a short deadline."""
 
-    def __init__(self, k: int, m: int, deadline_s: float = 0.05) -> None:
+    def __init__(
+        self,
+        k: int,
+        m: int,
+        deadline_s: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.segment = Segment(k, m)
         self.drives = {d: HangingDrive(v) for d, v in self.segment.pool.drives.items()}
         drives: dict[bytes, Drive] = dict(self.drives)
         self.reader = Gather(
-            FragmentStore(FILESYSTEM, drives), deadline_s=deadline_s, cache_bytes=0
+            FragmentStore(FILESYSTEM, drives), deadline_s=deadline_s, cache_bytes=0, clock=clock
         )
 
     def drive(self, index: int) -> HangingDrive:
@@ -511,6 +520,29 @@ def test_threads_left_behind_are_few(hanging: Hanging, monkeypatch: pytest.Monke
         thread.join()
     assert threading.active_count() - before <= 4 * hanging.segment.pool.k + 4
     assert hanging.drive(0).waiting <= 4
+
+
+def test_a_crowd_that_waits_for_a_drive_grows_no_further() -> None:
+    now = [0.0]
+    slow = Hanging(4, 2, deadline_s=30.0, clock=lambda: now[0])
+    slow.drive(0).hang()
+    lane = slow.reader.lane(slow.segment.archived.fragments[0].drive)
+    assert lane is not None
+    done: SimpleQueue[Ticket[None]] = SimpleQueue()
+    for _ in range(CROWD):
+        lane.call(Ticket(partial(slow.drive(0).answer, "read"), done))
+    try:
+        assert not slow.stalled(0)
+        now[0] = 2.0
+        assert slow.stalled(0)
+        assert slow.read(0) == slow.right(0)
+        assert done.empty()
+    finally:
+        slow.drive(0).let_go()
+        for _ in range(CROWD):
+            done.get(timeout=60)
+        slow.reader.close()
+    assert not slow.stalled(0)
 
 
 def test_a_hung_drive_that_then_fails_is_passed_over(hanging: Hanging) -> None:
