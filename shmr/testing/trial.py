@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shmr.catalog import store
+from shmr.catalog import bare, inodes, names, store
 from shmr.errors import DriveError, IntegrityError, NoSpace, Refused
 from shmr.log import log
 from shmr.log.reader import ReadPlan
@@ -62,6 +62,10 @@ def tight_limits() -> Iterator[None]:
         (reaper, "STEP_ROWS", 3),
         (cleaner, "STEP_FRAMES", 3),
         (log, "JOURNAL_MIN_BYTES", 160 * KIB),
+        (inodes, "CHANGED_MAX", 4),
+        (inodes, "KNOWN_MAX", 4),
+        (names, "NAMES_MAX", 4),
+        (bare, "BARE_MAX", 4),
         (store, "MAP_BYTES", GIB),  # recoveries within recoveries share one address space
     ]
     usual = [(module, name, getattr(module, name)) for module, name, _ in limits]

@@ -67,6 +67,7 @@ class Context:
         # A batch must fit what deletes are left in a full workspace.
         journal_bytes = log.journal_bytes if log else BATCH_MAX_BYTES
         self._batch_max_bytes = min(BATCH_MAX_BYTES, 2 * journal_bytes)
+        self._cut_at_bytes = self._batch_max_bytes
         self.read_only: str | None = None
         """Why changes are refused with EROFS, or None."""
         self.allowed_from = Need.DATA
@@ -158,12 +159,13 @@ class Context:
             # journaled from here on, so the next mount recovers to before this operation.
             self.poison(error)
             raise
-        if whole and self.catalog.batch_bytes >= self._batch_max_bytes:
+        if whole and self.catalog.batch_bytes >= self._cut_at_bytes:
             try:
                 self.cut()
             except NoSpace:
                 # The operation is done and the batch stays; a commit will say what is missing.
-                return
+                # Each try packs the whole batch: not at every operation from here on.
+                self._cut_at_bytes = self.catalog.batch_bytes + self._batch_max_bytes
 
     def cut(self) -> None:
         """Append the batch to the journal, with its COMMIT. Not durable before a sync.
@@ -184,6 +186,7 @@ class Context:
             self.poison(error)
             raise
         self.catalog.take_batch()
+        self._cut_at_bytes = self._batch_max_bytes
         if log.place.segment != number:
             self.measure()
 

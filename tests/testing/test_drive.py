@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmr.errors import DriveError
@@ -72,6 +72,7 @@ def test_unsynced_writes_are_torn_at_sectors_and_reordered() -> None:
     st.lists(st.integers(1, 1500), max_size=6),
     st.integers(0, 2**32),
 )
+@example(synced=0, lengths=[1], seed=140)
 def test_every_sector_shows_the_file_after_some_number_of_its_writes(
     synced: int, lengths: list[int], seed: int
 ) -> None:
@@ -86,8 +87,9 @@ def test_every_sector_shows_the_file_after_some_number_of_its_writes(
     for start in range(0, size, SECTOR):
         sector = image[start : min(start + SECTOR, size)]
         legal = {state[start : start + SECTOR].ljust(len(sector), b"\0") for state in states}
-        garbage = start >= synced and len(set(sector)) > 10
-        assert sector in legal or garbage
+        # Noise has more values than the few of what was written; a short piece of it may not.
+        noise = start >= synced and len(set(sector)) > min(10, len(sector) // 8)
+        assert sector in legal or noise
 
 
 def test_the_same_numbers_give_the_same_image() -> None:
