@@ -76,11 +76,18 @@ def recover(
                 "right disks are mounted"
             )
         if not journal.has(start):
-            corrupt = (
-                f"the journal lacks segment {start.segment} offset {start.end}, which the catalog "
-                "holds as durable; copy your files out, then rebuild"
-            )
-            return Recovered(catalog, start, corrupt, report)
+            if not _log_goes_beyond(segments, journal, start):
+                corrupt = (
+                    f"the journal lacks segment {start.segment} offset {start.end}, which the "
+                    "catalog holds as durable; copy your files out, then rebuild"
+                )
+                return Recovered(catalog, start, corrupt, report)
+            # As after an old copy of the catalog was put back: the log knows all it does, and more.
+            catalog.close()
+            aside = catalog_store.set_aside(path)
+            where = "not used" if read_only else f"kept as {aside}"
+            report.append(f"the catalog is older than the log and is {where}")
+            catalog, start = _from_log(segments, journal, path, report, read_only=read_only)
     else:
         if catalog is not None:
             catalog.close()
@@ -93,6 +100,14 @@ def recover(
     except BaseException:
         catalog.close()
         raise
+
+
+def _log_goes_beyond(segments: SegmentStore, journal: Journal, place: Place) -> bool:
+    """Does a snapshot go on from after `place`, so that the journal may have let go of it?"""
+    return any(
+        found.place.sequence >= place.sequence and journal.has(found.place)
+        for found in snapshot.find(segments)
+    )
 
 
 def _usable_catalog(
