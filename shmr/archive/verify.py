@@ -36,12 +36,13 @@ def verify(
         for lane, fragment in zip(workers.lanes, writing.files, strict=True)
     )
     step = max(1, STEP_BYTES // (archived.k * archived.unit_bytes))
-    for first in range(0, geometry.stripes, step):
+    stripes, size = geometry.stripes, writing.size_bytes
+    for first in range(0, stripes, step):
         control.check()
-        units = range(first, min(geometry.stripes, first + step))
-        yield partial(_check_units, fragments, writing, units, codec, workers)
-        size = sum(geometry.unit_size(unit) for unit in units) * archived.k
-        control.advance(Phase.VERIFY, size)
+        end = min(stripes, first + step)
+        yield partial(_check_units, fragments, writing, range(first, end), codec, workers)
+        # The bytes of files are said to be spread evenly, so that they add up.
+        control.advance(Phase.VERIFY, size * end // stripes - size * first // stripes)
 
 
 def _check_ends(fragments: FragmentStore, writing: Writing, fragment: FragmentFile) -> None:

@@ -129,6 +129,7 @@ class Writing:
         self._fragments: FragmentStore = reader.gather.fragments
         self._shipment = shipment
         self.number = number
+        self.size_bytes = shipment.size_bytes
         self._codec = codec
         self._workers = workers
         self._control = control

@@ -1,0 +1,218 @@
+"""The command `shmr-compact`: move cold files to archive pools, or back.
+
+Exit codes: 0 done; 1 it could not be done, and one message on standard error says why and what to
+do; 2 the command line was wrong; 130 stopped by Ctrl-C, and the next run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from shmr.cli.library import load_service
+from shmr.cli.main import DONE, FAILED, INTERRUPTED
+from shmr.cli.progress import Progress, stop_asked
+from shmr.cli.show import as_json, table
+from shmr.errors import ShmrError
+from shmr.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from shmr.archive.forecast import Forecast
+    from shmr.service.compact import Compaction, Watcher
+
+_DESCRIPTION = """\
+Move files between the pools of the filesystem that CONFIG describes, while it is not mounted: what
+the rules of the config call cold, or what is named here. May be stopped with Ctrl-C at any time,
+and goes on where it was when it is run again.
+"""
+_EPILOG = """\
+exit codes: 0 done, 1 failed (standard error says why), 2 wrong command line, 130 stopped
+
+example:
+  shmr-compact /etc/shmr/media.yaml
+  shmr-compact /etc/shmr/media.yaml --dry-run
+  shmr-compact /etc/shmr/media.yaml --path photos/2019 --to cold
+  shmr-compact /etc/shmr/media.yaml --from cold --to ssd --inode 4711
+"""
+
+
+class CompactService(Protocol):
+    """What this command needs of `shmr.service`."""
+
+    def compact(
+        self,
+        config_path: Path,
+        *,
+        inodes: Sequence[int],
+        paths: Sequence[str],
+        source: str | None,
+        target: str | None,
+        everything: bool,
+        flush: bool,
+        dry_run: bool,
+        limit_rate: int | None,
+        watcher: Watcher | None,
+        stop: Callable[[], bool],
+    ) -> Compaction: ...
+
+
+def _rate(text: str) -> int:
+    try:
+        rate = parse_size(text.removesuffix("/s"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if rate < 1:
+        raise argparse.ArgumentTypeError("a rate is at least one byte per second")
+    return rate
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shmr-compact",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("config", metavar="CONFIG", type=Path, help="the YAML configuration")
+    add(
+        "--inode",
+        metavar="N",
+        dest="inodes",
+        type=int,
+        action="append",
+        default=[],
+        help="move this file, at once (may be repeated)",
+    )
+    add(
+        "--path",
+        metavar="P",
+        dest="paths",
+        action="append",
+        default=[],
+        help="move this file, or all below this directory, at once; counted from the top of the "
+        "filesystem (may be repeated)",
+    )
+    add("--all", dest="everything", action="store_true", help="move every file, cold or not")
+    add("--from", metavar="POOL", dest="source", help="only what lies in this pool")
+    add("--to", metavar="POOL", dest="target", help="the pool to move to")
+    add("--flush", action="store_true", help="move also what does not fill half a segment")
+    add("--dry-run", action="store_true", help="only tell what would move, and change nothing")
+    add(
+        "--limit-rate",
+        metavar="RATE",
+        type=_rate,
+        help="read no more than this of files in a second, such as 50MiB",
+    )
+    add("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+class _Bar:
+    """A progress bar of what is written and then verified: each byte counts twice."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._done = 0
+
+    def plan(self, total_bytes: int) -> None:
+        self._progress.update(0, total_bytes=2 * total_bytes)
+
+    def advance(self, phase: str, size_bytes: int) -> None:
+        # Moving back has no second part.
+        self._done += 2 * size_bytes if phase == "moving back" else size_bytes
+        self._progress.update(self._done, note=phase)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    load: Callable[[], object] = load_service,
+) -> int:
+    """Run the command line `arguments` (default: the process's own); returns the exit code."""
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        done = _run(parsed, cast(CompactService, load()))
+    except (ShmrError, OSError) as error:
+        print(f"shmr-compact: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("shmr-compact: stopped at once; the next run puts it in order", file=sys.stderr)
+        return INTERRUPTED
+    print(as_json(done) if parsed.json else report(done))
+    if done.stopped:
+        print("shmr-compact: stopped; run it again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if done.unreadable else DONE
+
+
+def _run(parsed: argparse.Namespace, service: CompactService) -> Compaction:
+    def compact(watcher: Watcher | None, stop: Callable[[], bool]) -> Compaction:
+        return service.compact(
+            parsed.config,
+            inodes=parsed.inodes,
+            paths=parsed.paths,
+            source=parsed.source,
+            target=parsed.target,
+            everything=parsed.everything,
+            flush=parsed.flush,
+            dry_run=parsed.dry_run,
+            limit_rate=parsed.limit_rate,
+            watcher=watcher,
+            stop=stop,
+        )
+
+    if parsed.dry_run:
+        return compact(None, lambda: False)
+    with stop_asked() as stop, Progress("shift", 0) as progress:
+        return compact(_Bar(progress), stop)
+
+
+def report(done: Compaction) -> str:
+    """What people read."""
+    if done.dry_run:
+        return "\n\n".join(map(_forecast, done.forecasts)) or "nothing would move"
+    segments = "segment" if done.segments == 1 else "segments"
+    lines = [f"moved {format_size(done.moved_bytes)}, {done.segments} {segments} written"]
+    if done.waiting_bytes:
+        lines.append(
+            f"{format_size(done.waiting_bytes)} wait until there is enough for half a segment "
+            "(--flush moves them now)"
+        )
+    if done.strays:
+        lines.append(f"{done.strays} fragments that a run cut off had left are gone")
+    if done.retired:
+        lines.append(f"{done.retired} archived segments in which nothing lives are gone")
+    for inode, why in sorted(done.unreadable.items()):
+        lines.append(f"inode {inode} stays where it is: {why}")
+    return "\n".join(lines)
+
+
+def _forecast(found: Forecast) -> str:
+    ratio = found.written_bytes / found.file_bytes if found.file_bytes else 0.0
+    lines = [
+        f"to {found.target}: {format_size(found.file_bytes)} of {found.files} files, in "
+        f"{found.segments} segments; {format_size(found.written_bytes)} written to drives "
+        f"({ratio:.2f} times as much), about {found.seconds:.0f} s; then any "
+        f"{found.redundancy} drives may be lost",
+    ]
+    if found.waiting_bytes:
+        lines.append(
+            f"  {format_size(found.waiting_bytes)} would wait until there is enough for half a "
+            "segment (--flush moves them now)"
+        )
+    if found.shortage:
+        lines.append(f"  not all would find place: {found.shortage}")
+    if found.drives:
+        rows = ((d.label, format_size(d.write_bytes), str(d.zones_left)) for d in found.drives)
+        lines.append(table(("DRIVE", ">WRITTEN", ">ZONES LEFT"), rows))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

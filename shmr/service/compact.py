@@ -1,0 +1,249 @@
+"""`shmr-compact`: move what the rules call cold from pool to pool, while nothing is mounted.
+
+The drives' locks tell whether the filesystem is in use. What an earlier run that was cut off left
+is put in order first. Everything is moved a segment at a time, and may be stopped between two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shmr.archive.control import Control, Stopped
+from shmr.archive.forecast import Forecast, forecast
+from shmr.archive.pool import Pool
+from shmr.archive.shift import Report, Shift
+from shmr.archive.sources import IsSource, lots_of
+from shmr.codec.selftest import known_code
+from shmr.config import Config, load
+from shmr.errors import SetupError
+from shmr.service.assemble import Drives, open_drives, open_filesystem
+from shmr.service.choosing import Move, Places, Wish, chosen
+from shmr.volume.cleaner import run_inline
+from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
+from shmr.volume.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+READERS = 4
+"""Threads that gather; each drive that is written to has one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What was done, or with `dry_run` would be. Bytes are those of files.
+
+    `unreadable` says of inodes why they stayed where they are. `stopped`: somebody asked for it,
+    and the rest is left for the next run.
+    """
+
+    dry_run: bool
+    stopped: bool = False
+    moved_bytes: int = 0
+    waiting_bytes: int = 0
+    segments: int = 0
+    strays: int = 0
+    retired: int = 0
+    unreadable: dict[int, str] = field(default_factory=dict)
+    forecasts: tuple[Forecast, ...] = ()
+
+
+class Watcher(Protocol):
+    """Told how far it is. All calls come from the thread that compacts."""
+
+    def plan(self, total_bytes: int) -> None:
+        """So many bytes will be moved: each is counted twice, written and verified."""
+
+    def advance(self, phase: str, size_bytes: int) -> None:
+        """`size_bytes` more are done."""
+
+
+class _Nobody:
+    def plan(self, total_bytes: int) -> None: ...
+
+    def advance(self, phase: str, size_bytes: int) -> None: ...
+
+
+def compact(
+    config_path: str | os.PathLike[str],
+    *,
+    inodes: Sequence[int] = (),
+    paths: Sequence[str] = (),
+    source: str | None = None,
+    target: str | None = None,
+    everything: bool = False,
+    flush: bool = False,
+    dry_run: bool = False,
+    limit_rate: int | None = None,
+    watcher: Watcher | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Compaction:
+    """Move the files that are named, or `everything`, or what the rules say; back or forth.
+
+    `paths` count from the top of the filesystem; a directory is all below it. `source` and `target`
+    are names of pools. Files that are named move at once, also where they do not fill half a
+    segment, as all does with `flush`. `limit_rate` is in bytes per second.
+
+    Raises SetupError (mounted, no such pool, no room in it), DriveError, NoSpace, IntegrityError;
+    what was moved before stays moved.
+    """
+    wish = Wish(tuple(inodes), tuple(paths), source, target, everything)
+    watcher = watcher or _Nobody()
+    flush = flush or wish.names_files
+    config = load(config_path)
+    with _opened(config, read_only=dry_run) as (volume, pools):
+        if dry_run:
+            moves = chosen(config, volume, pools, wish, time.time_ns())
+            return Compaction(
+                True, forecasts=tuple(_forecasts(volume, config, pools, moves, flush))
+            )
+        control = Control(
+            lambda phase, size: watcher.advance(phase.value, size), stop, _pace(limit_rate)
+        )
+        shift = Shift(volume, pools, control=control, readers=READERS)
+        stopped = False
+        try:
+            while volume.reaper.step():
+                control.check()
+            run_inline(shift.recover())
+            moves = chosen(config, volume, pools, wish, time.time_ns())
+            watcher.plan(_size(volume, config, pools, moves))
+            for move in moves:
+                _move(shift, volume, config, pools, move, flush)
+        except Stopped:
+            stopped = True
+        return _told(shift.report, stopped)
+
+
+def _told(report: Report, stopped: bool) -> Compaction:
+    return Compaction(
+        False,
+        stopped,
+        report.moved_bytes,
+        report.waiting_bytes,
+        report.segments,
+        report.strays,
+        report.retired,
+        dict(report.unreadable),
+    )
+
+
+def _move(
+    shift: Shift, volume: Volume, config: Config, pools: list[Pool], move: Move, flush: bool
+) -> None:
+    lots = lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
+    if move.target == config.workspace.name:
+        run_inline(shift.to_workspace(lots))
+    else:
+        run_inline(shift.to_archive(lots, _target(pools, move.target), flush=flush))
+
+
+def _is_source(volume: Volume, config: Config, pools: list[Pool], move: Move) -> IsSource:
+    places = Places(config, volume.catalog, pools)
+    return lambda segment: places.pool_of(segment) in move.sources
+
+
+def _target(pools: Iterable[Pool], name: str) -> Pool:
+    for pool in pools:
+        if pool.name == name:
+            return pool
+    raise SetupError(f"pool {name!r}: no drive of it is there; connect them")
+
+
+def _size(volume: Volume, config: Config, pools: list[Pool], moves: Iterable[Move]) -> int:
+    """Bytes of files that all moves are about."""
+    return sum(
+        lot.length
+        for move in moves
+        for lot in lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
+    )
+
+
+def _forecasts(
+    volume: Volume, config: Config, pools: list[Pool], moves: Iterable[Move], flush: bool
+) -> Iterator[Forecast]:
+    for move in moves:
+        lots = lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
+        if move.target != config.workspace.name:
+            pool = _target(pools, move.target)
+            turn = volume.context.reader.store.next_number
+            yield forecast(lots, pool, volume.context.fragments, turn=turn, flush=flush)
+            continue
+        size, inodes = 0, set[int]()
+        for lot in lots:
+            size += lot.length
+            inodes.add(lot.inode)
+        room = volume.usage().blocks_available * volume.usage().block_size
+        scheme = config.workspace.scheme
+        short = None if size <= room else f"pool {move.target!r} can take {room} bytes now"
+        copies = size * scheme.copies
+        yield Forecast(move.target, len(inodes), size, 0, 0, copies, 0.0, scheme.m, (), short)
+
+
+def _pace(limit_rate: int | None) -> Callable[[int], None]:
+    """Waits until so many more bytes are within the rate."""
+    if limit_rate is None:
+        return lambda size: None
+    rate, free_at = max(1, limit_rate), time.monotonic()
+
+    def wait(size: int) -> None:
+        nonlocal free_at
+        now = time.monotonic()
+        if free_at > now:
+            time.sleep(free_at - now)
+        free_at = max(now, free_at) + size / rate
+
+    return wait
+
+
+@contextmanager
+def _opened(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list[Pool]]]:
+    """The volume, and the archive pools of which a drive is there."""
+    drives = open_drives(config, degraded=False)
+    try:
+        if all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all()):
+            raise SetupError(
+                "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
+            )
+        volume = open_filesystem(config, drives, read_only=read_only, degraded=False)
+        try:
+            if volume.read_only is not None and not read_only:
+                raise SetupError(f"nothing can be moved: {volume.read_only}")
+            yield volume, _pools(config, drives, volume)
+        finally:
+            volume.close()
+    finally:
+        drives.close()
+
+
+def _pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:
+    """The archive pools, as their superblocks and the configuration have them."""
+    there = {id(drive) for drive in volume.context.fragments.drives.values()}
+    pools = []
+    for entry, opened in zip(config.pools[1:], drives.pools[1:], strict=True):
+        blocks = [read_superblock(drive) for drive in opened.drives if id(drive) in there]
+        known = [block for block in blocks if block is not None]
+        if not known:
+            continue
+        newest = max(known, key=lambda block: block.generation)
+        ids = tuple(block.drive for block in known)
+        missing = tuple(member for member in newest.members if member not in ids)
+        pools.append(
+            Pool(
+                newest.pool,
+                entry.name,
+                entry.scheme.k,
+                entry.scheme.m,
+                known_code(entry.scheme.code),
+                entry.zone_size_bytes,
+                (*ids, *missing),
+                clean_at=entry.clean_at,
+                same_device=config.same_device,
+            )
+        )
+    return pools
