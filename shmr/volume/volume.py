@@ -99,6 +99,8 @@ class Volume:
             try:
                 self._free_orphans()
                 self.checkpoints.run()
+                # One more COMMIT claims the last one durable: no bit of that can look torn then.
+                self.commits.now()
                 self.log.seal()
                 clean = True
             except (CatalogFailed, DriveError, NoSpace, Refused) as error:
