@@ -32,6 +32,7 @@ class Forecast:
     """`file_bytes` would move, in `segments`; `waiting_bytes` would wait for a fuller segment.
 
     `written_bytes` counts everything that drives are given: parity, tables, padding.
+    `victims`: so many segments of the pool are cleaned, nothing comes from elsewhere.
     `redundancy` is how many drives may then be lost. `shortage` says why not all would find place.
     """
 
@@ -45,6 +46,7 @@ class Forecast:
     redundancy: int
     drives: tuple[DriveForecast, ...]
     shortage: str | None = None
+    victims: int = 0
 
 
 def forecast(
@@ -53,11 +55,15 @@ def forecast(
     fragments: FragmentStore,
     *,
     turn: int,
+    spare_zones: int = 0,
     flush: bool = False,
-    cleaning: bool = False,
+    victims: int = 0,
 ) -> Forecast:
-    """What moving these lots to `pool` would do. Asks the drives how much is free."""
-    found, absent = pool.facts(fragments)
+    """What moving these lots to `pool` would do. Asks the drives how much is free.
+
+    `spare_zones` of each drive stay free for snapshots.
+    """
+    found, absent = pool.facts(fragments, spare_zones)
     facts: dict[bytes, DriveFacts] = {fact.drive: fact for fact in found}
     written = dict.fromkeys(facts, 0)
     offered, inodes = 0, set[int]()
@@ -73,7 +79,7 @@ def forecast(
     hold = Hold(pool.k, pool.zone_bytes, pool.unit_bytes)
     for shipment in shipments(counted(), hold, flush=flush):
         chosen = place(
-            facts.values(), pool.width, turn, same_device=pool.same_device, cleaning=cleaning
+            facts.values(), pool.width, turn, same_device=pool.same_device, cleaning=victims > 0
         )
         if isinstance(chosen, Shortage):
             shortage = "; ".join([str(chosen), *absent])
@@ -98,8 +104,9 @@ def forecast(
         2 * busiest / DRIVE_RATE_BYTES,
         pool.m,
         tuple(
-            DriveForecast(fact.label, written[drive], fact.free_zones)
+            DriveForecast(fact.label, written[drive], fact.free_zones + spare_zones)
             for drive, fact in facts.items()
         ),
         shortage,
+        victims,
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from shmr.core.stripe import data_bytes_max, extents_max, fragment_size
@@ -52,6 +53,9 @@ class Stowed(NamedTuple):
         return self.at + self.lot.length
 
 
+_IN_BLOCK = 128
+"""Extents in a block of the table."""
+_data_bytes_max = lru_cache(maxsize=1024)(data_bytes_max)
 File = list[Lot]
 """Lots of one file, by offset: all that goes into one segment if there is room."""
 
@@ -70,7 +74,8 @@ class Hold:
 
     def data_bytes_max(self, extents: int) -> int:
         # Files that are cut make two more extents for each fragment at most.
-        return data_bytes_max(self.zone_bytes, extents + 2 * self.k, self.unit_bytes)
+        blocks = -(-(extents + 2 * self.k) // _IN_BLOCK)
+        return _data_bytes_max(self.zone_bytes, blocks * _IN_BLOCK, self.unit_bytes)
 
     @property
     def extents_max(self) -> int:

@@ -23,11 +23,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shmr.archive.control import Control, Phase
-from shmr.archive.keep import keep_snapshot, tidy
+from shmr.archive.keep import keep_snapshot, snapshot_zones, tidy
 from shmr.archive.plan import Hold, Lot, Shipment, shipments
-from shmr.archive.pool import Pool
+from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.recall import recall
+from shmr.archive.sources import lots_of
 from shmr.archive.verify import verify
+from shmr.archive.victims import inodes_in, victims
 from shmr.archive.workers import Workers
 from shmr.archive.write import Unreadable, Writing
 from shmr.codec import Codec
@@ -152,13 +154,28 @@ class Shift:
                 yield from self._ship(shipment, pool, cleaning=cleaning)
                 if self.report.segments % SETTLE_EVERY == 0:
                     yield from self.settle()
-            self.report.waiting_bytes += counted.size_bytes
+            if not cleaning:
+                self.report.waiting_bytes += counted.size_bytes
         except Exception:
             # What was moved is as good as if nothing had followed; but the cause is what counts.
             if self.volume.read_only is None:
                 yield from self._settle_if_possible()
             raise
         yield from self.settle()
+
+    def clean(self, pool: Pool, *, flush: bool = False) -> Work[None]:
+        """Write anew what lives in segments with many dead bytes, so that these can go.
+
+        May use the zone that is kept in reserve. Raises as `to_archive` does.
+        """
+        catalog = self.volume.catalog
+        while True:
+            found = victims(catalog, pool, self._context.reader.store.next_number)
+            lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
+            before = self.report.segments
+            yield from self.to_archive(lots, pool, flush=flush, cleaning=True)
+            if self.report.segments == before:
+                return
 
     def to_workspace(self, lots: Iterable[Lot]) -> Work[None]:
         """Move these bytes back. Raises as `to_archive` does."""
@@ -240,9 +257,14 @@ class Shift:
         number = context.reader.store.number()
         # A number means one content for ever: it is taken before anything bears it.
         volume.commits.now()
-        drives = pool.place(
-            context.fragments, number, spare_zones=self._snapshot_zones(pool), cleaning=cleaning
-        )
+        try:
+            drives = self._place(pool, number, cleaning=cleaning)
+        except NoPlace:
+            if not held(volume.catalog):
+                raise
+            # What was moved before may give back zones.
+            yield from self.settle()
+            drives = self._place(pool, number, cleaning=cleaning)
         codec = self._codec(pool)
         with Workers(self._readers, pool.width) as workers:
             writing = Writing(
@@ -270,6 +292,20 @@ class Shift:
                 yield writing.discard
                 raise
         return writing
+
+    def _place(self, pool: Pool, number: int, *, cleaning: bool) -> tuple[bytes, ...]:
+        """Drives for the fragments of a new segment. Raises NoPlace.
+
+        What the next snapshot takes stays free. Cleaning, which gives zones back, needs it once;
+        all else leaves room for one snapshot more, so that a full pool can still be cleaned.
+        """
+        spare = snapshot_zones(self.volume, pool)
+        return pool.place(
+            self._context.fragments,
+            number,
+            spare_zones=spare if cleaning else 2 * spare,
+            cleaning=cleaning,
+        )
 
     def _switch(self, shipment: Shipment, writing: Writing) -> None:
         """SWITCH: durable when this returns."""
@@ -305,12 +341,6 @@ class Shift:
 
     def _pinned(self, lots: Iterable[Lot]) -> _Pins:
         return _Pins(self._context.reader.store, {lot.source.segment for lot in lots})
-
-    def _snapshot_zones(self, pool: Pool) -> int:
-        """Zones that the next snapshot takes of a drive, generously."""
-        size = max(1, self._context.log.journal_bytes)
-        files = 2 + self.volume.catalog.truth_bytes() // size
-        return files if pool.zone_bytes <= size else 1 + files * size // pool.zone_bytes
 
     def _codec(self, pool: Pool) -> Codec:
         key = pool.k, pool.m, int(pool.code)

@@ -195,8 +195,9 @@ def report(done: Compaction) -> str:
 
 def _forecast(found: Forecast) -> str:
     ratio = found.written_bytes / found.file_bytes if found.file_bytes else 0.0
+    what = f"cleaning {found.victims} segments of" if found.victims else "to"
     lines = [
-        f"to {found.target}: {format_size(found.file_bytes)} of {found.files} files, in "
+        f"{what} {found.target}: {format_size(found.file_bytes)} of {found.files} files, in "
         f"{found.segments} segments; {format_size(found.written_bytes)} written to drives "
         f"({ratio:.2f} times as much), about {found.seconds:.0f} s; then any "
         f"{found.redundancy} drives may be lost",

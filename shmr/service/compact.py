@@ -16,9 +16,11 @@ from typing import Protocol
 
 from shmr.archive.control import Control, Stopped
 from shmr.archive.forecast import Forecast, forecast
-from shmr.archive.pool import Pool
+from shmr.archive.keep import snapshot_zones
+from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Report, Shift
 from shmr.archive.sources import IsSource, lots_of
+from shmr.archive.victims import inodes_in, victims
 from shmr.codec.selftest import known_code
 from shmr.config import Config, load
 from shmr.errors import SetupError
@@ -99,9 +101,10 @@ def compact(
     with _opened(config, read_only=dry_run) as (volume, pools):
         if dry_run:
             moves = chosen(config, volume, pools, wish, time.time_ns())
-            return Compaction(
-                True, forecasts=tuple(_forecasts(volume, config, pools, moves, flush))
-            )
+            found = list(_forecasts(volume, config, pools, moves, flush))
+            if not wish.names_files:
+                found += _cleanings(volume, pools, flush)
+            return Compaction(True, forecasts=tuple(found))
         control = Control(
             lambda phase, size: watcher.advance(phase.value, size), stop, _pace(limit_rate)
         )
@@ -115,6 +118,9 @@ def compact(
             watcher.plan(_size(volume, config, pools, moves))
             for move in moves:
                 _move(shift, volume, config, pools, move, flush)
+            if not wish.names_files:
+                for pool in pools:
+                    _clean(shift, pool, flush)
         except Stopped:
             stopped = True
         return _told(shift.report, stopped)
@@ -141,6 +147,14 @@ def _move(
         run_inline(shift.to_workspace(lots))
     else:
         run_inline(shift.to_archive(lots, _target(pools, move.target), flush=flush))
+
+
+def _clean(shift: Shift, pool: Pool, flush: bool) -> None:
+    try:
+        run_inline(shift.clean(pool, flush=flush))
+    except NoPlace as error:
+        # Nobody asked for it, and nothing is worse than before.
+        logger.warning("segments with many dead bytes stay: %s", error)
 
 
 def _is_source(volume: Volume, config: Config, pools: list[Pool], move: Move) -> IsSource:
@@ -172,7 +186,14 @@ def _forecasts(
         if move.target != config.workspace.name:
             pool = _target(pools, move.target)
             turn = volume.context.reader.store.next_number
-            yield forecast(lots, pool, volume.context.fragments, turn=turn, flush=flush)
+            yield forecast(
+                lots,
+                pool,
+                volume.context.fragments,
+                turn=turn,
+                spare_zones=2 * snapshot_zones(volume, pool),
+                flush=flush,
+            )
             continue
         size, inodes = 0, set[int]()
         for lot in lots:
@@ -183,6 +204,24 @@ def _forecasts(
         short = None if size <= room else f"pool {move.target!r} can take {room} bytes now"
         copies = size * scheme.copies
         yield Forecast(move.target, len(inodes), size, 0, 0, copies, 0.0, scheme.m, (), short)
+
+
+def _cleanings(volume: Volume, pools: Iterable[Pool], flush: bool) -> Iterator[Forecast]:
+    """What cleaning would do as things are now."""
+    catalog, store = volume.catalog, volume.context.reader.store
+    for pool in pools:
+        found = victims(catalog, pool, store.next_number)
+        if found:
+            lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
+            yield forecast(
+                lots,
+                pool,
+                volume.context.fragments,
+                turn=store.next_number,
+                spare_zones=snapshot_zones(volume, pool),
+                flush=flush,
+                victims=len(found),
+            )
 
 
 def _pace(limit_rate: int | None) -> Callable[[int], None]:

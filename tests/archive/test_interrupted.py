@@ -7,17 +7,20 @@ move is on m+1 archive drives; a second run converges and leaves nothing astray.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shmr.archive.pool import Pool
+from shmr.archive.shift import Shift
+from shmr.archive.victims import victims
 from shmr.errors import ShmrError
 from shmr.format.records import Stream
 from shmr.testing.drive import World
 from shmr.testing.faults import Fault
 from shmr.testing.trial import files_of, lay_down, scratch
+from shmr.volume.cleaner import run_inline
 from shmr.volume.holds import held
 from shmr.volume.volume import Volume
 from tests.archive.site import SCHEMES, Site, pool_of, small_limits
@@ -68,13 +71,15 @@ def converge(site: Site, volume: Volume, world: World, target: Pool | None, sour
 
 
 class Cuts:
-    """Looks at what every cut of a shift's power leaves, and every kill."""
+    """Looks at what every cut of a shift's power leaves, and every kill.
 
-    def __init__(
-        self, site: Site, target: Pool | None, source: Pool | None, sources: set[str]
-    ) -> None:
-        self.site, self.target, self.source = site, target, source
+    `again` is the second run, and looks whether everything is where it belongs.
+    """
+
+    def __init__(self, site: Site, sources: set[str], again: Callable[[Volume, World], None]):
+        self.site = site
         self.sources = sources
+        self.again = again
         self.count = 0
         self.rng = random.Random(9)
 
@@ -88,7 +93,7 @@ class Cuts:
             volume = self.site.open(image, catalog)
             self.site.assert_files(volume)
             assert_not_freed_too_early(self.site, image, self.sources)
-            converge(self.site, volume, image, self.target, self.source)
+            self.again(volume, image)
 
 
 def data_segments(site: Site) -> set[str]:
@@ -100,7 +105,7 @@ def test_a_shift_cut_off_anywhere_is_completed_by_the_next(place: Path, scheme: 
     pool = pool_of(scheme)
     site = filled(place, pool)
     volume = site.open()
-    cuts = Cuts(site, pool, None, data_segments(site))
+    cuts = Cuts(site, data_segments(site), lambda v, w: converge(site, v, w, pool, None))
     site.world.observer = cuts.observe
     site.shift(volume, pool)
     site.world.observer = None
@@ -118,7 +123,7 @@ def test_a_shift_out_of_an_archive_pool_cut_off_anywhere_is_completed_by_the_nex
     volume = site.open()
     site.shift(volume, one)
     target = None if back else other
-    cuts = Cuts(site, target, one, set())
+    cuts = Cuts(site, set(), lambda v, w: converge(site, v, w, target, one))
     site.world.observer = cuts.observe
     site.shift(volume, target, one)
     site.world.observer = None
@@ -126,7 +131,9 @@ def test_a_shift_out_of_an_archive_pool_cut_off_anywhere_is_completed_by_the_nex
     assert cuts.count > 20
 
 
-def strike(site: Site, pool: Pool, number: int, fault: Fault, persistent: bool) -> bool:
+def strike(
+    site: Site, pool: Pool, number: int, fault: Fault, persistent: bool, readers: int = 0
+) -> bool:
     """A shift in a copy of the world, with one fault, and a second run without it.
 
     Returns whether the fault struck at all.
@@ -139,7 +146,7 @@ def strike(site: Site, pool: Pool, number: int, fault: Fault, persistent: bool) 
     base = world.reads if fault is Fault.READ else world.operations
     world.fail(base + number, fault, persistent=persistent)
     try:
-        site.shift(volume, pool)
+        site.shift(volume, pool, readers=readers)
     except ShmrError:
         assert world.plan.struck
     world.plan.heal()
@@ -165,3 +172,45 @@ def test_one_fault_at_any_operation_of_a_shift_loses_nothing(
     while strike(site, pool, number, fault, persistent):
         number += 1
     assert number > 3
+
+
+def test_cleaning_that_is_cut_off_anywhere_is_completed_by_the_next(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    rng = random.Random(6)
+    for index in range(10):
+        site.write(volume, b"file%d" % index, rng.randbytes(60_000))
+    site.shift(volume, pool)
+    for index in (0, 4, 5, 8):
+        site.delete(volume, b"file%d" % index)
+    volume.commits.now()
+
+    def clean(volume: Volume, world: World) -> None:
+        shift = Shift(volume, site.pools)
+        run_inline(shift.recover())
+        run_inline(shift.clean(pool, flush=True))
+        assert victims(volume.catalog, pool, 10**6) == []
+        site.assert_files(volume)
+        site.assert_nothing_astray(volume, world)
+        assert held(volume.catalog) == []
+        if world is not site.world:
+            volume.close()
+
+    cuts = Cuts(site, set(), clean)
+    assert victims(volume.catalog, pool, 10**6) != []
+    site.world.observer = cuts.observe
+    clean(volume, site.world)
+    site.world.observer = None
+    volume.close()
+    assert cuts.count > 20
+
+
+@pytest.mark.parametrize("fault", [Fault.EIO, Fault.SHORT, Fault.READ])
+def test_one_fault_in_a_shift_with_threads_loses_nothing(place: Path, fault: Fault) -> None:
+    pool = pool_of("4+2")
+    site = filled(place, pool)
+    number = 0
+    while strike(site, pool, number, fault, False, readers=3):
+        number += 5
+    assert number > 5

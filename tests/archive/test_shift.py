@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 from shmr.archive.pool import NoPlace
 from shmr.archive.shift import Shift
+from shmr.archive.victims import victims
 from shmr.format.records import Stream
 from shmr.testing.trial import scratch
 from shmr.volume.cleaner import run_inline
+from shmr.volume.volume import Volume
 from tests.archive.site import SCHEMES, Site, pool_of, small_limits
 
 
@@ -154,4 +157,60 @@ def test_nothing_moves_to_too_few_drives(place: Path) -> None:
     with pytest.raises(NoPlace, match=r"6 different drives are needed, 5 .*missing"):
         site.shift(volume, pool)
     site.assert_files(volume)
+    volume.close()
+
+
+def overwrite_some(site: Site, volume: Volume, share: int) -> None:
+    """Make a part of everything dead."""
+    for index, name in enumerate(sorted(site.files)):
+        if index % share == 0 and site.files[name]:
+            site.delete(volume, name)
+    while volume.reaper.step():
+        pass
+    volume.commits.now()
+
+
+def test_segments_with_many_dead_bytes_are_cleaned(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=80, most=60_000)
+    site.shift(volume, pool)
+    before = dict(volume.catalog.archived_segments())
+    assert len(before) > 3
+    overwrite_some(site, volume, 2)
+    shift = Shift(volume, site.pools)
+    run_inline(shift.recover())
+    run_inline(shift.clean(pool, flush=True))
+    after = dict(volume.catalog.archived_segments())
+    assert len(after) < len(before)
+    assert victims(volume.catalog, pool, 10**6) == []
+    assert site.bytes_in(volume, None) == 0
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
+    volume.close()
+    volume = site.open(missing=pool.drives[:1])
+    site.assert_files(volume)
+    volume.close()
+
+
+def test_a_full_pool_can_still_be_cleaned(place: Path) -> None:
+    pool = pool_of("2+1", drives=3)
+    site = Site(place, pool, zones=10)
+    volume = site.open()
+    with pytest.raises(NoPlace):
+        for seed in range(30):
+            site.write(volume, b"more%d" % seed, random.Random(seed).randbytes(200_000))
+            site.shift(volume, pool)
+    site.assert_files(volume)
+    held_before = len(list(volume.catalog.archived_segments()))
+    overwrite_some(site, volume, 2)
+    shift = Shift(volume, site.pools)
+    run_inline(shift.recover())
+    run_inline(shift.clean(pool, flush=True))
+    site.shift(volume, pool)
+    assert len(list(volume.catalog.archived_segments())) <= held_before
+    assert site.bytes_in(volume, None) == 0
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
     volume.close()
