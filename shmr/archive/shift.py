@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from shmr.archive.control import Control, Phase
 from shmr.archive.keep import keep_snapshot, snapshot_zones, tidy
@@ -34,10 +35,11 @@ from shmr.archive.workers import Workers
 from shmr.archive.write import Unreadable, Writing
 from shmr.codec import Codec
 from shmr.errors import DriveError
+from shmr.log.fragments import FragmentName
 from shmr.log.store import SegmentStore
 from shmr.volume.archived import Moved
 from shmr.volume.cleaner import Work
-from shmr.volume.holds import held, hold_rows, release_rows
+from shmr.volume.holds import held, hold_rows, is_held, release_rows
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -93,9 +95,13 @@ class Shift:
     def recover(self) -> Work[None]:
         """What a run that was cut off left: strays go, what it switched is settled."""
         archive, fragments = self.volume.archive, self._context.fragments
+        catalog = self.volume.catalog
         strays = archive.strays()
+        # What was replaced by a fragment written anew goes when a snapshot knows of that one.
+        replaced = [one for one in strays if is_held(catalog, one[1].segment)]
+        strays = [one for one in strays if not is_held(catalog, one[1].segment)]
 
-        def discard() -> int:
+        def discard(strays: list[tuple[bytes, FragmentName]]) -> int:
             count = 0
             for drive, (segment, index, generation) in strays:
                 try:
@@ -104,16 +110,21 @@ class Shift:
                     logger.warning("%s", error)
             return count
 
-        self.report.strays += yield discard
-        if held(self.volume.catalog):
+        self.report.strays += yield partial(discard, strays)
+        if held(catalog):
             # It is not known what it touched: every pool with something in it.
-            rows = self.volume.catalog.archived_segments()
+            rows = catalog.archived_segments()
             self._touched |= {archived.pool for _, archived in rows}
             yield from self.settle()
+            self.report.strays += yield partial(discard, replaced)
         else:
             for pool in self.pools.values():
                 tidy(fragments, pool)
             self.report.retired += archive.retire()
+
+    def touch(self, pool: bytes) -> None:
+        """What this pool holds has changed: the next snapshot is kept on its drives."""
+        self._touched.add(pool)
 
     def settle(self) -> Work[None]:
         """SNAPSHOT and RETIRE for everything switched so far.

@@ -32,6 +32,7 @@ from shmr.volume.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+NAP_S = 0.2
 READERS = 4
 """Threads that gather; each drive that is written to has one of its own."""
 
@@ -106,7 +107,7 @@ def compact(
                 found += _cleanings(volume, pools, flush)
             return Compaction(True, forecasts=tuple(found))
         control = Control(
-            lambda phase, size: watcher.advance(phase.value, size), stop, _pace(limit_rate)
+            lambda phase, size: watcher.advance(phase.value, size), stop, _pace(limit_rate, stop)
         )
         shift = Shift(volume, pools, control=control, readers=READERS)
         stopped = False
@@ -224,18 +225,17 @@ def _cleanings(volume: Volume, pools: Iterable[Pool], flush: bool) -> Iterator[F
             )
 
 
-def _pace(limit_rate: int | None) -> Callable[[int], None]:
-    """Waits until so many more bytes are within the rate."""
+def _pace(limit_rate: int | None, stop: Callable[[], bool]) -> Callable[[int], None]:
+    """Waits until so many more bytes are within the rate, or nobody wants them any more."""
     if limit_rate is None:
         return lambda size: None
     rate, free_at = max(1, limit_rate), time.monotonic()
 
     def wait(size: int) -> None:
         nonlocal free_at
-        now = time.monotonic()
-        if free_at > now:
-            time.sleep(free_at - now)
-        free_at = max(now, free_at) + size / rate
+        while (left := free_at - time.monotonic()) > 0 and not stop():
+            time.sleep(min(left, NAP_S))
+        free_at = max(time.monotonic(), free_at) + size / rate
 
     return wait
 

@@ -1,0 +1,155 @@
+"""What a shift does when something else than the power goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shmr.archive.control import Control, Stopped
+from shmr.archive.shift import Shift
+from shmr.errors import DriveError, IntegrityError
+from shmr.testing.drive import World
+from shmr.testing.trial import scratch
+from shmr.volume.cleaner import run_inline
+from tests.archive.site import Site, pool_of, small_limits
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as directory, small_limits():
+        yield directory
+
+
+def test_what_does_not_read_back_as_it_was_written_is_not_switched(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume)
+    struck: list[str] = []
+
+    def rot(world: World) -> None:
+        # Behind the first seal, when all units are on the drive.
+        for drive in world.drives[1:]:
+            if drive.activity.operations["discard"] or struck:  # type: ignore[attr-defined]
+                return
+            if drive.activity.operations["seal"]:  # type: ignore[attr-defined]
+                [name] = [n for n in drive.names() if n.startswith("fragment")]
+                struck.append(drive.label)
+                drive.flip_bit(name, 4096 + 5, 3)
+
+    site.world.observer = rot
+    with pytest.raises(IntegrityError, match="checksum does not match"):
+        site.shift(volume, pool)
+    site.world.observer = None
+    assert struck
+    assert site.bytes_in(volume, pool) == 0
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
+    site.shift(volume, pool)
+    assert site.bytes_in(volume, None) == 0
+    volume.close()
+
+
+def test_a_drive_that_vanishes_in_a_shift_is_named_and_the_next_run_does_without_it(
+    place: Path,
+) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume)
+    seen = 0
+
+    def vanish(world: World) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 9:
+            world.drives[2].lose()  # type: ignore[attr-defined]
+
+    site.world.observer = vanish
+    with pytest.raises(DriveError, match=site.world.drives[2].label):
+        site.shift(volume, pool)
+    site.world.observer = None
+    site.assert_files(volume)
+    volume.close()
+    lost = pool.drives[1]
+    volume = site.open(missing=(lost,))
+    site.shift(volume, pool)
+    assert site.bytes_in(volume, None) == 0
+    assert all(
+        placed.drive != lost
+        for _, archived in volume.catalog.archived_segments()
+        for placed in archived.fragments
+    )
+    site.assert_files(volume)
+    volume.close()
+
+
+def test_a_file_that_cannot_be_read_stays_and_all_others_move(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    for name in (b"one", b"bad", b"two"):
+        site.write(volume, name, name * 20_000)
+    volume.close()
+    work = site.world.drives[0]
+    for name in work.names():
+        content = work._files[name].read(0, 1 << 20) if name.startswith("data") else b""
+        if b"bad" * 100 in content:
+            work.flip_bit(name, content.index(b"bad" * 100), 0)
+    volume = site.open()
+    shift = site.shift(volume, pool)
+    bad = site.numbers[b"bad"]
+    assert list(shift.report.unreadable) == [bad]
+    assert site.bytes_in(volume, pool) == 120_000
+    assert site.bytes_in(volume, None) == 60_000
+    del site.files[b"bad"]
+    for name in (b"one", b"two"):
+        plan = volume.data.plan_read(site.numbers[name], 0, 60_000)
+        assert bytes(plan.fetch()) == site.files[name]
+        plan.release()
+    volume.close()
+
+
+def test_a_shift_that_is_stopped_keeps_what_it_moved_and_the_next_goes_on(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=60)
+    total = site.bytes_in(volume, None)
+    done = 0
+
+    def advance(phase: object, size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+
+    with pytest.raises(Stopped):
+        site.shift(volume, pool, control=Control(advance, lambda: done > total))
+    there = site.bytes_in(volume, pool)
+    assert 0 < there < total
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
+    site.shift(volume, pool)
+    assert site.bytes_in(volume, pool) == total
+    volume.close()
+
+
+def test_the_number_of_a_segment_that_was_never_finished_is_not_used_again(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume)
+    work = Shift(volume, site.pools).to_archive(site.lots(volume), pool, flush=True)
+    next(work)()
+    strays = {name.segment for _, name in volume.archive.strays()}
+    assert strays
+    world = site.world.kill()
+    volume.abandon()
+    volume = site.open(world)
+    again = Shift(volume, site.pools)
+    run_inline(again.recover())
+    run_inline(again.to_archive(site.lots(volume), pool, flush=True))
+    used = {number for number, _ in volume.catalog.archived_segments()}
+    assert min(used) > max(strays)
+    volume.close()
