@@ -112,22 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Bar:
-    """A progress bar of what is written and then verified: each byte counts twice."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._done = 0
-
-    def plan(self, total_bytes: int) -> None:
-        self._progress.update(0, total_bytes=2 * total_bytes)
-
-    def advance(self, phase: str, size_bytes: int) -> None:
-        # Moving back has no second part.
-        self._done += 2 * size_bytes if phase == "moving back" else size_bytes
-        self._progress.update(self._done, note=phase)
-
-
 def main(
     arguments: Sequence[str] | None = None,
     *,
@@ -170,7 +154,9 @@ def _run(parsed: argparse.Namespace, service: CompactService) -> Compaction:
     if parsed.dry_run:
         return compact(None, lambda: False)
     with stop_asked() as stop, Progress("shift", 0) as progress:
-        return compact(_Bar(progress), stop)
+        return compact(
+            lambda phase, done, total: progress.update(done, total_bytes=total, note=phase), stop
+        )
 
 
 def report(done: Compaction) -> str:

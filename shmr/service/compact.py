@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from shmr.archive.control import Control, Stopped
+from shmr.archive.control import Control, Phase, Stopped
 from shmr.archive.forecast import Forecast, forecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.pool import NoPlace, Pool
@@ -23,9 +22,11 @@ from shmr.archive.sources import IsSource, lots_of
 from shmr.archive.victims import inodes_in, victims
 from shmr.codec.selftest import known_code
 from shmr.config import Config, load
-from shmr.errors import SetupError
+from shmr.errors import NoSpace, SetupError
 from shmr.service.assemble import Drives, open_drives, open_filesystem
 from shmr.service.choosing import Move, Places, Wish, chosen
+from shmr.service.shifting import ShiftStatus
+from shmr.units import format_size
 from shmr.volume.cleaner import run_inline
 from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
 from shmr.volume.volume import Volume
@@ -56,20 +57,33 @@ class Compaction:
     forecasts: tuple[Forecast, ...] = ()
 
 
-class Watcher(Protocol):
-    """Told how far it is. All calls come from the thread that compacts."""
-
-    def plan(self, total_bytes: int) -> None:
-        """So many bytes will be moved: each is counted twice, written and verified."""
-
-    def advance(self, phase: str, size_bytes: int) -> None:
-        """`size_bytes` more are done."""
+Watcher = Callable[[str, int, int], None]
+"""Told now and then what is done, how many bytes of files are, and of how many."""
 
 
-class _Nobody:
-    def plan(self, total_bytes: int) -> None: ...
+class _Follower:
+    """Counts what is done, for whoever watches and for the status file."""
 
-    def advance(self, phase: str, size_bytes: int) -> None: ...
+    def __init__(self, watcher: Watcher | None, status: ShiftStatus) -> None:
+        self._watcher = watcher
+        self._status = status
+        self._halves = self._total = 0
+
+    def plan(self, more_bytes: int) -> None:
+        """So much more will be moved."""
+        self._total += more_bytes
+        self._status.plan(self._total)
+        self._tell("planning")
+
+    def advance(self, phase: Phase, size_bytes: int) -> None:
+        # What is written is then verified: each of the two is half of it. Moving back is all.
+        self._halves += 2 * size_bytes if phase is Phase.RECALL else size_bytes
+        self._tell(phase.value)
+
+    def _tell(self, phase: str) -> None:
+        self._status.update(phase, self._halves // 2)
+        if self._watcher is not None:
+            self._watcher(phase, self._halves // 2, self._total)
 
 
 def compact(
@@ -96,7 +110,6 @@ def compact(
     what was moved before stays moved.
     """
     wish = Wish(tuple(inodes), tuple(paths), source, target, everything)
-    watcher = watcher or _Nobody()
     flush = flush or wish.names_files
     config = load(config_path)
     with _opened(config, read_only=dry_run) as (volume, pools):
@@ -106,9 +119,9 @@ def compact(
             if not wish.names_files:
                 found += _cleanings(volume, pools, flush)
             return Compaction(True, forecasts=tuple(found))
-        control = Control(
-            lambda phase, size: watcher.advance(phase.value, size), stop, _pace(limit_rate, stop)
-        )
+        status = ShiftStatus(config, volume)
+        follower = _Follower(watcher, status)
+        control = Control(follower.advance, stop, _pace(limit_rate, stop))
         shift = Shift(volume, pools, control=control, readers=READERS)
         stopped = False
         try:
@@ -116,7 +129,7 @@ def compact(
                 control.check()
             run_inline(shift.recover())
             moves = chosen(config, volume, pools, wish, time.time_ns())
-            watcher.plan(_size(volume, config, pools, moves))
+            follower.plan(_size(volume, config, pools, moves))
             for move in moves:
                 _move(shift, volume, config, pools, move, flush)
             if not wish.names_files:
@@ -124,6 +137,8 @@ def compact(
                     _clean(shift, pool, flush)
         except Stopped:
             stopped = True
+        finally:
+            status.ended()
         return _told(shift.report, stopped)
 
 
@@ -145,7 +160,15 @@ def _move(
 ) -> None:
     lots = lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
     if move.target == config.workspace.name:
-        run_inline(shift.to_workspace(lots))
+        try:
+            run_inline(shift.to_workspace(lots))
+        except NoSpace as error:
+            usage = volume.usage()
+            room = format_size(usage.blocks_available * usage.block_size)
+            raise SetupError(
+                f"pool {move.target!r} is full: {room} can still be written there; what fitted was "
+                "moved, make room and run it again"
+            ) from error
     else:
         run_inline(shift.to_archive(lots, _target(pools, move.target), flush=flush))
 

@@ -1,0 +1,156 @@
+"""`shmr-compact` on directories: what it moves by rules, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shmr.cli.compact import build_parser, main
+from shmr.config import load
+from shmr.errors import SetupError
+from shmr.format.rows import ROOT
+from shmr.service import compact
+from shmr.service.assemble import create_filesystem, open_drives, open_filesystem
+from shmr.testing.trial import scratch
+from shmr.volume.attributes import AttributeChange
+from shmr.volume.context import Caller
+
+ME = Caller(0, 0)
+CONFIG = """\
+filesystem: tests
+same_device: true
+status_file: {base}/status
+pools:
+  - name: work
+    priority: 0
+    scheme: single
+    segment_size: 1MiB
+    drives: [{{path: {base}/w, size: 64MiB}}]
+    rules:
+      - {{keep: work, path: ["keep/**"]}}
+      - {{to: cold, older_than: 1d}}
+  - name: cold
+    priority: 1
+    scheme: {{mirror: 2}}
+    zone_size: 2MiB
+    drives: [{{path: {base}/c1}}, {{path: {base}/c2}}]
+"""
+
+
+@pytest.fixture
+def config() -> Iterator[Path]:
+    """A filesystem of three old files, one of them to be kept, and a new one."""
+    with scratch() as base:
+        path = base / "config.yaml"
+        path.write_text(CONFIG.format(base=base))
+        for name in ("w", "c1", "c2"):
+            (base / name).mkdir()
+        settings = load(path)
+        create_filesystem(settings)
+        drives = open_drives(settings, degraded=False)
+        volume = open_filesystem(settings, drives, read_only=False, degraded=False)
+        directory = volume.names.create(ROOT, b"keep", 0o040755, ME).number
+        rng = random.Random(1)
+        for parent, name, old in (
+            (ROOT, b"old1", True),
+            (ROOT, b"old2", True),
+            (directory, b"old3", True),
+            (ROOT, b"new", False),
+        ):
+            number = volume.names.create(parent, name, 0o100644, ME).number
+            volume.data.write(number, 0, rng.randbytes(300_000))
+            if old:
+                volume.attributes.set(number, AttributeChange(mtime_ns=10**18))
+        volume.close()
+        drives.close()
+        yield path
+
+
+def test_what_the_rules_call_cold_moves(config: Path) -> None:
+    planned = compact(config, flush=True, dry_run=True)
+    [forecast] = planned.forecasts
+    assert (forecast.target, forecast.files, forecast.file_bytes) == ("cold", 2, 600_000)
+    assert forecast.redundancy == 1 and forecast.written_bytes > 1_200_000
+    done = compact(config, flush=True)
+    assert (done.moved_bytes, done.segments, done.unreadable) == (600_000, 1, {})
+    assert compact(config, flush=True).moved_bytes == 0
+
+
+def test_too_little_for_a_segment_waits(config: Path) -> None:
+    done = compact(config)
+    assert (done.moved_bytes, done.waiting_bytes) == (0, 600_000)
+
+
+def test_a_dry_run_changes_nothing(config: Path) -> None:
+    base = config.parent
+    before = {path: path.stat().st_mtime_ns for path in base.glob("*/*-0*")}
+    compact(config, everything=True, flush=True, dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in base.glob("*/*-0*")} == before
+
+
+def test_progress_goes_to_all_of_the_bytes_and_the_status_file_tells_the_end(config: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    compact(config, everything=True, flush=True, watcher=lambda *told: seen.append(told))
+    assert seen[-1][1:] == (1_200_000, 1_200_000)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert "not mounted" in (config.parent / "status").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"target": "nowhere", "everything": True}, "no pool 'nowhere'"),
+        ({"source": "cold", "everything": True}, "no pool comes after 'cold'"),
+        ({"source": "work", "target": "work", "everything": True}, "nothing would move"),
+        ({"paths": ("old9",)}, "old9: not found"),
+        ({"inodes": (4711,)}, "inode 4711: there is no such regular file"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused_with_the_reason(
+    config: Path, wish: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SetupError, match=said):
+        compact(config, **wish)  # type: ignore[arg-type]
+
+
+def test_a_pool_without_enough_drives_is_an_error_that_names_it(config: Path) -> None:
+    (config.parent / "c2").rename(config.parent / "away")
+    with pytest.raises(SetupError, match=r"pool 'cold': 2 different drives are needed"):
+        compact(config, flush=True)
+    (config.parent / "away").rename(config.parent / "c2")
+    assert compact(config, flush=True).moved_bytes == 600_000
+
+
+def test_nothing_is_made_where_there_is_no_filesystem() -> None:
+    with scratch() as base:
+        path = base / "config.yaml"
+        path.write_text(CONFIG.format(base=base))
+        for name in ("w", "c1", "c2"):
+            (base / name).mkdir()
+        with pytest.raises(SetupError, match="no filesystem yet"):
+            compact(path)
+        assert not list(base.glob("*/superblock-*"))
+
+
+def test_the_command_reports_and_ends_with_its_codes(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(config), "--flush", "--dry-run"]) == 0
+    assert "to cold: 585.9 KiB of 2 files, in 1 segments" in capsys.readouterr().out
+    assert main([str(config), "--flush"]) == 0
+    assert "moved 585.9 KiB, 1 segment written" in capsys.readouterr().out
+    assert main([str(config), "--all", "--from", "cold", "--to", "work", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["moved_bytes"] == 600_000
+    assert main([str(config), "--path", "old9"]) == 1
+    assert "shmr-compact: old9: not found" in capsys.readouterr().err
+
+
+def test_a_wrong_command_line_ends_with_2() -> None:
+    for words in ([], ["c", "--limit-rate", "0"], ["c", "--limit-rate", "much"], ["c", "--x"]):
+        with pytest.raises(SystemExit) as end:
+            build_parser().parse_args(words)
+        assert end.value.code == 2
