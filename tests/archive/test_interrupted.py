@@ -80,14 +80,19 @@ class Cuts:
         self.site = site
         self.sources = sources
         self.again = again
+        self.original = site.catalog
+        self.image = site.place / "image"
+        self.share = 1.0
         self.count = 0
         self.rng = random.Random(9)
 
     def observe(self, world: World) -> None:
-        files = files_of(self.site.catalog)
+        if self.rng.random() >= self.share:
+            return
+        files = files_of(self.original)
         for image in (world.reboot(self.rng), world.kill()):
             self.count += 1
-            catalog = self.site.place / "image"
+            catalog = self.image
             lay_down(None if self.count % 7 == 0 else files, catalog)
             assert_not_freed_too_early(self.site, image, self.sources)
             volume = self.site.open(image, catalog)
@@ -214,3 +219,36 @@ def test_one_fault_in_a_shift_with_threads_loses_nothing(place: Path, fault: Fau
     while strike(site, pool, number, fault, False, readers=3):
         number += 5
     assert number > 5
+
+
+@pytest.mark.thorough
+def test_a_second_run_that_is_cut_off_too_is_completed_by_the_third(place: Path) -> None:
+    pool = pool_of("mirror")
+    site = filled(place, pool)
+    volume = site.open()
+    sources = data_segments(site)
+    rng = random.Random(11)
+    cuts = 0
+
+    def third(volume: Volume, world: World) -> None:
+        converge(site, volume, world, pool, None)
+
+    def second(volume: Volume, world: World) -> None:
+        nonlocal cuts
+        if rng.random() < 0.3:
+            # The catalog of the first image stands where this one looks for its own.
+            inner = Cuts(site, sources, third)
+            inner.original, inner.image = site.place / "image", site.place / "inner"
+            inner.share = 0.2
+            world.observer = inner.observe
+            site.shift(volume, pool)
+            world.observer = None
+            cuts += inner.count
+        third(volume, world)
+
+    outer = Cuts(site, sources, second)
+    site.world.observer = outer.observe
+    site.shift(volume, pool)
+    site.world.observer = None
+    volume.close()
+    assert cuts > 20
