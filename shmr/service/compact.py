@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shmr.archive.control import Control, Phase, Stopped
@@ -20,15 +19,13 @@ from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Report, Shift
 from shmr.archive.sources import IsSource, lots_of
 from shmr.archive.victims import inodes_in, victims
-from shmr.codec.selftest import known_code
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError
-from shmr.service.assemble import Drives, open_drives, open_filesystem
 from shmr.service.choosing import Move, Places, Wish, chosen
+from shmr.service.offline import unmounted
 from shmr.service.shifting import ShiftStatus
 from shmr.units import format_size
 from shmr.volume.cleaner import run_inline
-from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -112,7 +109,7 @@ def compact(
     wish = Wish(tuple(inodes), tuple(paths), source, target, everything)
     flush = flush or wish.names_files
     config = load(config_path)
-    with _opened(config, read_only=dry_run) as (volume, pools):
+    with unmounted(config, read_only=dry_run) as (volume, pools):
         if dry_run:
             moves = chosen(config, volume, pools, wish, time.time_ns())
             found = list(_forecasts(volume, config, pools, moves, flush))
@@ -261,51 +258,3 @@ def _pace(limit_rate: int | None, stop: Callable[[], bool]) -> Callable[[int], N
         free_at = max(time.monotonic(), free_at) + size / rate
 
     return wait
-
-
-@contextmanager
-def _opened(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list[Pool]]]:
-    """The volume, and the archive pools of which a drive is there."""
-    drives = open_drives(config, degraded=False)
-    try:
-        if all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all()):
-            raise SetupError(
-                "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
-            )
-        volume = open_filesystem(config, drives, read_only=read_only, degraded=False)
-        try:
-            if volume.read_only is not None and not read_only:
-                raise SetupError(f"nothing can be moved: {volume.read_only}")
-            yield volume, _pools(config, drives, volume)
-        finally:
-            volume.close()
-    finally:
-        drives.close()
-
-
-def _pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:
-    """The archive pools, as their superblocks and the configuration have them."""
-    there = {id(drive) for drive in volume.context.fragments.drives.values()}
-    pools = []
-    for entry, opened in zip(config.pools[1:], drives.pools[1:], strict=True):
-        blocks = [read_superblock(drive) for drive in opened.drives if id(drive) in there]
-        known = [block for block in blocks if block is not None]
-        if not known:
-            continue
-        newest = max(known, key=lambda block: block.generation)
-        ids = tuple(block.drive for block in known)
-        missing = tuple(member for member in newest.members if member not in ids)
-        pools.append(
-            Pool(
-                newest.pool,
-                entry.name,
-                entry.scheme.k,
-                entry.scheme.m,
-                known_code(entry.scheme.code),
-                entry.zone_size_bytes,
-                (*ids, *missing),
-                clean_at=entry.clean_at,
-                same_device=config.same_device,
-            )
-        )
-    return pools

@@ -1,0 +1,70 @@
+"""A filesystem that is not mounted, opened to be worked on: by whoever moves what is archived.
+
+The drives' locks tell whether it is in use; they are held until the work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shmr.archive.pool import Pool
+from shmr.codec.selftest import known_code
+from shmr.config import Config
+from shmr.errors import SetupError
+from shmr.service.assemble import Drives, open_drives, open_filesystem
+from shmr.volume.drive_states import states
+from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
+from shmr.volume.volume import Volume
+
+
+@contextmanager
+def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list[Pool]]]:
+    """The volume, and the archive pools of which a drive is there. Closed cleanly at the end.
+
+    Raises SetupError with what to do: it is mounted, or was never made, or cannot be changed.
+    """
+    drives = open_drives(config, degraded=False)
+    try:
+        if all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all()):
+            raise SetupError(
+                "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
+            )
+        volume = open_filesystem(config, drives, read_only=read_only, degraded=False)
+        try:
+            if volume.read_only is not None and not read_only:
+                raise SetupError(f"nothing can be moved: {volume.read_only}")
+            yield volume, archive_pools(config, drives, volume)
+        finally:
+            volume.close()
+    finally:
+        drives.close()
+
+
+def archive_pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:
+    """The archive pools, as their superblocks and the configuration have them."""
+    there = {id(drive) for drive in volume.context.fragments.drives.values()}
+    pools = []
+    for entry, opened in zip(config.pools[1:], drives.pools[1:], strict=True):
+        blocks = [read_superblock(drive) for drive in opened.drives if id(drive) in there]
+        known = [block for block in blocks if block is not None]
+        if not known:
+            continue
+        newest = max(known, key=lambda block: block.generation)
+        ids = tuple(block.drive for block in known)
+        missing = tuple(member for member in newest.members if member not in ids)
+        pools.append(
+            Pool(
+                newest.pool,
+                entry.name,
+                entry.scheme.k,
+                entry.scheme.m,
+                known_code(entry.scheme.code),
+                entry.zone_size_bytes,
+                (*ids, *missing),
+                clean_at=entry.clean_at,
+                same_device=config.same_device,
+                states=states(volume.catalog, (*ids, *missing)),
+            )
+        )
+    return pools
