@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from shmr.archive.pool import NoPlace, Pool
+from shmr.core.placement import DriveState
 from shmr.drive.seam import Drive, DriveFile
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.records import Stream
@@ -88,21 +89,27 @@ def tidy(fragments: FragmentStore, pool: Pool) -> None:
             return
 
 
+def keeps_snapshot(drive: Drive) -> bool:
+    """Are there copies of snapshots on the drive?"""
+    return bool(_copies(drive))
+
+
 def _by_room(
     fragments: FragmentStore, pool: Pool, refused: list[str]
 ) -> Iterator[tuple[bytes, Drive]]:
-    """Drives of the pool that are there, those with most room first."""
-    found: list[tuple[int, int, bytes, Drive]] = []
+    """Drives of the pool that are there, those with most room first, one being drained last."""
+    found: list[tuple[bool, int, int, bytes, Drive]] = []
     for index, drive_id in enumerate(pool.drives):
         drive = fragments.drives.get(drive_id)
         if drive is None:
             refused.append(f"{fragments.label(drive_id)}: missing")
             continue
         try:
-            found.append((-drive.capacity().free_bytes, index, drive_id, drive))
+            drained = pool.states.get(drive_id) is DriveState.DRAIN
+            found.append((drained, -drive.capacity().free_bytes, index, drive_id, drive))
         except DriveError as error:
             refused.append(str(error))
-    for _, _, drive_id, drive in sorted(found, key=lambda one: one[:2]):
+    for _, _, _, drive_id, drive in sorted(found, key=lambda one: one[:3]):
         yield drive_id, drive
 
 

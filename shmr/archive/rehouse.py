@@ -6,9 +6,9 @@
     SWITCH   the segment is held, its row names the new fragment, a commit
     settle   a snapshot on m+1 drives, holds end, then what was replaced is discarded
 
-Cut off before SWITCH is durable the new fragment is a stray; behind it the old one is, and goes when
-a snapshot knows of the new (`Shift.recover` does both). The bytes of a segment never change: what
-readers have kept of it stays true.
+Cut off before SWITCH is durable the new fragment is a stray; behind it the old one is, and goes
+when a snapshot knows of the new (`Shift.recover` does both). The bytes of a segment never change:
+what readers have kept of it stays true.
 
 Left to others: which fragment, and where to (`shmr.archive.redistribute`).
 """
@@ -16,17 +16,20 @@ Left to others: which fragment, and where to (`shmr.archive.redistribute`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from shmr.archive.control import Control, Phase
+from shmr.archive.keep import keep_snapshot, keeps_snapshot
+from shmr.archive.pool import Pool
 from shmr.archive.shift import Shift
 from shmr.archive.write import STEP_BYTES, FragmentFile
 from shmr.codec import Codec
 from shmr.core.stripe import UnitPlace
-from shmr.errors import DriveError, IntegrityError
+from shmr.errors import DriveError, IntegrityError, ShmrError
 from shmr.format.archived import Archived, Placed
-from shmr.format.fragment import BLOCK, Code, decode_header
+from shmr.format.fragment import BLOCK, Code, decode_header, units_of
 from shmr.log.gather import Gather
 from shmr.volume.cleaner import Work
 from shmr.volume.context import Need
@@ -50,6 +53,24 @@ def rehoused(archived: Archived, index: int, drive: bytes) -> Archived:
     return archived._replace(fragments=(*before[:index], placed, *before[index + 1 :]))
 
 
+class Step(NamedTuple):
+    """That `fragment` of `segment` is to be on `drive`; its file has `size_bytes`."""
+
+    segment: int
+    fragment: int
+    drive: bytes
+    size_bytes: int
+
+
+class Lost(ShmrError):
+    """A fragment can neither be read nor decoded from its siblings."""
+
+    def __init__(self, segment: int, fragment: int, cause: Exception) -> None:
+        super().__init__(f"segment {segment}, fragment {fragment} is lost: {cause}")
+        self.segment = segment
+        self.fragment = fragment
+
+
 class Rehousing:
     """Writes fragments anew, one after the other, on the volume of a shift that has recovered."""
 
@@ -60,12 +81,39 @@ class Rehousing:
         self._control = control
         self._replaced: list[tuple[bytes, int, int, int]] = []
         """Fragments that no row names any more: drive, segment, index, generation."""
+        self.moved = 0
+        self.lost: list[Lost] = []
+
+    def run(self, steps: Iterable[Step]) -> Work[None]:
+        """Take all steps, and settle. What is lost stays as it is, and is in `lost`.
+
+        Raises Stopped, NoPlace, NoSpace, DriveError, IntegrityError; what was done before is
+        settled if that can be.
+        """
+        try:
+            for step in steps:
+                self._control.check()
+                try:
+                    yield from self.move(step.segment, step.fragment, step.drive)
+                except Lost as error:
+                    logger.error("%s", error)
+                    self.lost.append(error)
+                    continue
+                self.moved += 1
+        except Exception:
+            if self._volume.read_only is None:
+                try:
+                    yield from self.settle()
+                except Exception as error:
+                    logger.warning("what was moved is kept in its old place too: %s", error)
+            raise
+        yield from self.settle()
 
     def move(self, number: int, index: int, drive: bytes) -> Work[None]:
         """Fragment `index` of the segment on `drive`, verified and durable when this ends.
 
-        What it stood in for is discarded by `settle`. Raises Stopped, DriveError, IntegrityError
-        (it cannot be read, nor decoded); then nothing has changed.
+        What it stood in for is discarded by `settle`. Raises Lost, Stopped, DriveError,
+        IntegrityError; then nothing has changed.
         """
         before = self._volume.catalog.archived(number)
         if before is None:
@@ -85,16 +133,33 @@ class Rehousing:
         if len(self._replaced) >= SETTLE_EVERY:
             yield from self.settle()
 
-    def drop(self, number: int, keep: int) -> Work[None]:
-        """The segment keeps only the first `keep` of its fragments; the others were parity."""
+    def drop(self, number: int, keep: int) -> Work[bool]:
+        """The segment keeps only the first `keep` of its fragments; the others were parity.
+
+        Only where all that stays was read and verified; else it is noted in `lost`, and False.
+        Raises Stopped, NoPlace, NoSpace, DriveError.
+        """
         before = self._volume.catalog.archived(number)
         if before is None or keep >= len(before.fragments):
-            return
+            return False
         assert keep >= before.k, "data is never dropped"
+        step = max(1, STEP_BYTES // before.unit_bytes)
+        units = units_of(before.data_bytes, before.unit_bytes)
+        for index in range(keep):
+            for at in range(0, units, step):
+                self._control.check()
+                run = range(at, min(at + step, units))
+                try:
+                    yield partial(_check_units, self._context.gather, number, before, index, run)
+                except (DriveError, IntegrityError) as error:
+                    logger.error("segment %d keeps all of its parity: %s", number, error)
+                    self.lost.append(Lost(number, index, error))
+                    return False
         after = before._replace(m=keep - before.k, fragments=before.fragments[:keep])
         self._switch(number, before, after)
         if len(self._replaced) >= SETTLE_EVERY:
             yield from self.settle()
+        return True
 
     def settle(self) -> Work[None]:
         """A snapshot that knows of all this, then what was replaced goes.
@@ -109,6 +174,14 @@ class Rehousing:
                 self._discard(*one)
 
         yield discard
+
+    def evacuate(self, pool: Pool, drive: bytes) -> Work[None]:
+        """Copies of snapshots leave a drive that is being drained. Raises NoPlace, NoSpace."""
+        there = self._context.fragments.drives.get(drive)
+        if there is None or not keeps_snapshot(there):
+            return
+        yield from self._volume.snapshots.make()
+        keep_snapshot(self._context.reader.store, self._context.fragments, pool)
 
     def _switch(self, number: int, before: Archived, after: Archived) -> None:
         """SWITCH: durable when this returns."""
@@ -191,7 +264,13 @@ class _Source:
         return max(0, end - run.start * unit_bytes)
 
     def units(self, run: range) -> list[bytes]:
-        """Verified. Raises IntegrityError, DriveError."""
+        """Verified. Raises Lost."""
+        try:
+            return self._units(run)
+        except (IntegrityError, DriveError) as error:
+            raise Lost(self._number, self._index, error) from error
+
+    def _units(self, run: range) -> list[bytes]:
         archived, index = self._archived, self._index
         if self._codec is None:
             places = [UnitPlace(index, unit) for unit in run]
@@ -201,14 +280,14 @@ class _Source:
         found = self._gather.units(self._number, archived, data)
         parity = index - archived.k
         return [
-            self._codec.encode([found[UnitPlace(fragment, unit)] for fragment in range(archived.k)])[
-                parity
-            ]
+            self._codec.encode(
+                [found[UnitPlace(fragment, unit)] for fragment in range(archived.k)]
+            )[parity]
             for unit in run
         ]
 
     def table(self) -> bytes:
-        """The table of extents, from the first sibling that has it. Raises as `units` does."""
+        """The table of extents, from the first sibling that has it. Raises Lost."""
         failure: DriveError | IntegrityError | None = None
         for index in self._order():
             try:
@@ -216,7 +295,7 @@ class _Source:
             except (DriveError, IntegrityError) as error:
                 failure = error
         assert failure is not None, "a segment has fragments"
-        raise failure
+        raise Lost(self._number, self._index, failure)
 
     def _order(self) -> Sequence[int]:
         every = range(len(self._archived.fragments))

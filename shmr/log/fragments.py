@@ -23,7 +23,14 @@ from typing import NamedTuple
 from shmr.drive.seam import Drive, DriveFile
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived
-from shmr.format.fragment import BLOCK, Footer, FragmentHeader, decode_footer, file_name
+from shmr.format.fragment import (
+    BLOCK,
+    Footer,
+    FragmentHeader,
+    decode_footer,
+    decode_table,
+    file_name,
+)
 from shmr.units import MIB
 
 logger = logging.getLogger(__name__)
@@ -181,6 +188,18 @@ class FragmentStore:
                         except IntegrityError as error:
                             found[unit] = error
         return found
+
+    def table(self, segment: int, archived: Archived, index: int) -> bytes:
+        """The table of extents as it stands in a fragment, verified against its footer.
+
+        Raises DriveError, IntegrityError.
+        """
+        footer = self.footer(segment, archived, index)
+        header = footer.header
+        with self._using(_key(segment, archived, index)) as file:
+            table = file.read(header.table_offset, header.table_bytes)
+        decode_table(footer, table)
+        return table
 
     def _remember(self, key: _Key, footer: Footer) -> None:
         with self._lock:

@@ -20,7 +20,8 @@ from shmr.volume.membership import read_superblock
 class Surveyed:
     """A drive. `missing` says why it is not there; then there are no files and no numbers.
 
-    `files` are the sizes of its files by name.
+    `files` are the sizes of its files by name, `members` the drives of its pool as of superblocks
+    of this `generation`.
     """
 
     pool: str
@@ -30,6 +31,8 @@ class Surveyed:
     total_bytes: int = 0
     free_bytes: int = 0
     files: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
+    members: tuple[bytes, ...] = ()
 
     @property
     def used_bytes(self) -> int:
@@ -87,6 +90,8 @@ def _look(
             capacity.total_bytes,
             capacity.free_bytes,
             _sizes(drive),
+            block.generation,
+            block.members,
         )
     except DriveError as error:
         return Surveyed(pool.name, path, missing=error.cause.strerror or str(error.cause))

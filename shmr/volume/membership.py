@@ -199,6 +199,7 @@ def identify(
             strange = _strange(found, first.filesystem, read_only=read_only) if found else None
             if strange is not None:
                 unusable[id(drive)] = strange
+    unusable |= _taken_out(pools[1:], blocks, unusable)
     usable = [
         PoolDrives(p.name, tuple(d for d in p.drives if id(d) not in unusable), p.spare)
         for p in pools
@@ -240,6 +241,21 @@ def _strange(block: Superblock, filesystem: bytes, *, read_only: bool) -> str | 
     if unknown or (block.ro_compat & ~superblock.RO_COMPAT and not read_only):
         return "it was written by a newer shmr; update shmr"
     return None
+
+
+def _taken_out(
+    pools: Sequence[PoolDrives], blocks: Mapping[int, Superblock], unusable: Mapping[int, str]
+) -> dict[int, str]:
+    """Archive drives that were removed from their pool, as a newer superblock of another says."""
+    found: dict[int, str] = {}
+    for pool in pools:
+        there = [d for d in pool.drives if id(d) in blocks and id(d) not in unusable]
+        newest = max((blocks[id(d)] for d in there), key=lambda b: b.generation, default=None)
+        for drive in there:
+            assert newest is not None
+            if blocks[id(drive)].drive not in newest.members:
+                found[id(drive)] = "it was removed from the pool; take it out of the config"
+    return found
 
 
 def _archive(pool: PoolDrives, blocks: dict[int, Superblock]) -> ArchivePool:

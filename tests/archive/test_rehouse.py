@@ -291,6 +291,25 @@ def test_parity_is_added_and_dropped_without_touching_what_is_there(place: Path)
     volume.close()
 
 
+def test_parity_is_not_dropped_where_what_stays_cannot_be_read(place: Path) -> None:
+    pool = pool_of("2+1")
+    site = archived_site(place, pool)
+    drive = used_drive(site, pool)
+    volume = site.open(missing=(drive,))
+    before = rows_of(volume)
+    shift = Shift(volume, [pool])
+    run_inline(shift.recover())
+    rehousing = Rehousing(shift, Control())
+    for number in before:
+        run_inline(rehousing.drop(number, pool.k))
+    run_inline(rehousing.settle())
+    kept = {n: a for n, a in before.items() if drive in {p.drive for p in a.fragments[: pool.k]}}
+    assert kept and kept.items() <= rows_of(volume).items()
+    assert {one.segment for one in rehousing.lost} == kept.keys()
+    site.assert_files(volume)
+    volume.close()
+
+
 def test_too_few_drives_for_more_parity_is_said(place: Path) -> None:
     pool = pool_of("2+1")
     site = archived_site(place, pool)

@@ -1,0 +1,213 @@
+"""Which fragments are written anew, and where: to empty a drive, to even out all, to add parity.
+
+Plans only, over the rows of segments and what the drives have free. Carried out by
+`shmr.archive.rehouse`, one step at a time: a step that was not reached is in the next run's plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from shmr.archive.rehouse import Step, rehoused
+from shmr.core.placement import DriveFacts, DriveState, Shortage, place
+from shmr.core.stripe import fragment_size
+from shmr.format.archived import Archived
+
+Rows = Mapping[int, Archived]
+"""The segments of one pool, by number."""
+
+TOLERANCE = 0.03
+"""Drives whose full shares differ by less than this are even."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`shortage` says why there is no place for the `left` other fragments."""
+
+    steps: tuple[Step, ...]
+    left: int = 0
+    shortage: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(step.size_bytes for step in self.steps)
+
+
+def fragments_on(rows: Rows, drive: bytes) -> Iterator[tuple[int, int]]:
+    """Segment and index of each fragment that is on a drive, or would be were it there."""
+    for number in sorted(rows):
+        for index, placed in enumerate(rows[number].fragments):
+            if placed.drive == drive:
+                yield number, index
+
+
+class _Room:
+    """What the drives can take while a plan is made."""
+
+    def __init__(self, facts: Iterable[DriveFacts], *, same_device: bool, reserve: bool) -> None:
+        self.facts = {fact.drive: fact for fact in facts}
+        self._same_device = same_device
+        self._reserve = reserve
+
+    def find(
+        self,
+        number: int,
+        archived: Archived,
+        moving: bytes | None,
+        among: Collection[bytes] | None = None,
+    ) -> bytes | Shortage:
+        """A drive for one more fragment of the segment, or for the one on drive `moving`."""
+        taken = {placed.drive for placed in archived.fragments} - {moving}
+        # Those that hold another fragment say which disks are taken.
+        facts = [
+            fact
+            for drive, fact in self.facts.items()
+            if drive in taken or (drive != moving and (among is None or drive in among))
+        ]
+        found = place(
+            facts,
+            1,
+            number,
+            same_device=self._same_device,
+            cleaning=not self._reserve,
+            taken=taken,
+        )
+        return found if isinstance(found, Shortage) else found[0]
+
+    def take(self, drive: bytes, zones: int = 1) -> None:
+        fact = self.facts[drive]
+        self.facts[drive] = replace(fact, free_zones=fact.free_zones - zones)
+
+
+def plan_emptying(
+    rows: Rows,
+    drive: bytes,
+    facts: Iterable[DriveFacts],
+    *,
+    onto: bytes | None = None,
+    same_device: bool = False,
+) -> Plan:
+    """Every fragment of a drive goes to one of those in `facts`, or to drive `onto` alone.
+
+    A drive that takes the place of another needs no reserve: it was enough for the other.
+    """
+    room = _Room(facts, same_device=same_device, reserve=onto is None)
+    among = None if onto is None else {onto}
+    wanted = [(number, index, drive) for number, index in fragments_on(rows, drive)]
+    return _placed(rows, wanted, room, among)
+
+
+def plan_parity(
+    rows: Rows, m: int, facts: Iterable[DriveFacts], *, same_device: bool = False
+) -> Plan:
+    """Segments with less parity get what they lack, as far as there are drives."""
+    room = _Room(facts, same_device=same_device, reserve=True)
+    steps: list[Step] = []
+    left, shortage = 0, None
+    for number in sorted(rows):
+        archived = rows[number]
+        # Each new fragment is one more that the next must not be beside.
+        for index in range(len(archived.fragments), archived.k + m):
+            found = room.find(number, archived, None)
+            if isinstance(found, Shortage):
+                left += archived.k + m - index
+                shortage = shortage or f"segment {number}: {found}"
+                break
+            room.take(found)
+            archived = rehoused(archived, index, found)
+            steps.append(Step(number, index, found, length_of(archived)))
+    return Plan(tuple(steps), left, shortage)
+
+
+def plan_balance(
+    rows: Rows,
+    facts: Iterable[DriveFacts],
+    zones: Mapping[bytes, int],
+    *,
+    same_device: bool = False,
+) -> Plan:
+    """Fragments go from fuller drives to emptier ones until all are about as full.
+
+    `zones` is how many each drive has in all. Drives to be avoided or drained take nothing.
+    """
+    room = _Room(facts, same_device=same_device, reserve=True)
+    for drive, fact in room.facts.items():
+        if fact.state is DriveState.AVOID:
+            room.facts[drive] = replace(fact, state=DriveState.DRAIN)
+    now, moved, steps = dict(rows), set[tuple[int, int]](), list[Step]()
+    while True:
+        fullest = sorted(room.facts, key=lambda drive: _full(room, zones, drive), reverse=True)
+        step = next(
+            (
+                found
+                for source in fullest
+                if (found := _evening(now, moved, room, zones, source)) is not None
+            ),
+            None,
+        )
+        if step is None:
+            return Plan(tuple(steps))
+        archived = now[step.segment]
+        source = archived.fragments[step.fragment].drive
+        now[step.segment] = rehoused(archived, step.fragment, step.drive)
+        moved.add((step.segment, step.fragment))
+        room.take(step.drive)
+        room.take(source, -1)
+        steps.append(step)
+
+
+def _full(room: _Room, zones: Mapping[bytes, int], drive: bytes) -> float:
+    """The share of a drive's zones that is taken."""
+    return 1.0 - room.facts[drive].free_zones / max(1, zones[drive])
+
+
+def _evening(
+    rows: Rows,
+    moved: Collection[tuple[int, int]],
+    room: _Room,
+    zones: Mapping[bytes, int],
+    source: bytes,
+) -> Step | None:
+    """A fragment of `source` that another drive, much emptier, can take; none moves twice."""
+    after = _full(room, zones, source) - 1 / max(1, zones[source])
+    emptier = {
+        drive
+        for drive in room.facts
+        if _full(room, zones, source) - _full(room, zones, drive) > TOLERANCE
+        and after >= _full(room, zones, drive) + 1 / max(1, zones[drive])
+    }
+    if not emptier:
+        return None
+    for number, index in fragments_on(rows, source):
+        if (number, index) in moved:
+            continue
+        found = room.find(number, rows[number], source, among=emptier)
+        if not isinstance(found, Shortage):
+            return Step(number, index, found, length_of(rows[number]))
+    return None
+
+
+def _placed(
+    rows: Rows,
+    wanted: Iterable[tuple[int, int, bytes]],
+    room: _Room,
+    among: Collection[bytes] | None,
+) -> Plan:
+    """A place for each of these fragments, which are on these drives now."""
+    steps: list[Step] = []
+    left, shortage = 0, None
+    for number, index, drive in wanted:
+        found = room.find(number, rows[number], drive, among)
+        if isinstance(found, Shortage):
+            left += 1
+            shortage = shortage or f"segment {number}: {found}"
+            continue
+        room.take(found)
+        steps.append(Step(number, index, found, length_of(rows[number])))
+    return Plan(tuple(steps), left, shortage)
+
+
+def length_of(archived: Archived) -> int:
+    """Bytes of each fragment's file."""
+    return fragment_size(archived.data_bytes, archived.extents, archived.unit_bytes)
