@@ -67,12 +67,15 @@ class Loop:
         handlers: Mapping[int, Handler],
         make_room: Callable[[], Awaitable[bool]],
         failed: Callable[[Head], None],
+        idle_calls: list[Callable[[], None]],
     ) -> None:
         """`make_room` frees space, and says whether it could; `failed` hears of each request that
-        was answered with an error."""
+        was answered with an error; handlers add to `idle_calls` what is to be called once the
+        requests at hand are answered, or a turn is over."""
         self._descriptor = descriptor
         self._make_room = make_room
         self._failed = failed
+        self._idle_calls = idle_calls
         self._handlers: list[Handler] = [_unknown] * (max(handlers, default=0) + 1)
         for opcode, handler in handlers.items():
             self._handlers[opcode] = handler
@@ -97,7 +100,10 @@ class Loop:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             while not self._ended:
-                if self._answer_some():
+                busy = self._answer_some()
+                while self._idle_calls:
+                    self._idle_calls.pop()()
+                if busy:
                     await trio.lowlevel.checkpoint()
                 elif not self._ended:
                     await self._readable()

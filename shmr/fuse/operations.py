@@ -29,6 +29,8 @@ class Operations:
     ) -> None:
         """`count_reads`: whether reading moves atime (relatime)."""
         self.make_room = make_room
+        self.idle_calls: list[Callable[[], None]] = []
+        """What is to be called when the requests at hand are answered."""
         self.known = Known(volume.handles)
         times = ReadTimes(volume.attributes, counts=count_reads)
         attributes = AttributeRequests(volume.attributes, self.known, times, volume.usage)
@@ -54,6 +56,10 @@ class Operations:
         }
         for part in parts:
             self.handlers.update(part.handlers)
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, when the requests at hand are answered. Only in a handler."""
+        self.idle_calls.append(call)
 
 
 def _ignored(node: int, body: memoryview, head: Head) -> Reply:

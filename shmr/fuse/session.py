@@ -54,6 +54,7 @@ async def serve(
                 operations.handlers,
                 operations.make_room,
                 operations.known.failed,
+                operations.idle_calls,
             )
             loop.negotiate()
             await _answer(mounted, loop, task_status)

@@ -158,7 +158,7 @@ async def _serve(
     syncing: Syncing,
     watch: Watch,
 ) -> None:
-    committer = Committer(volume, syncing.run)
+    committer = Committer(volume, syncing.start)
     maintenance = Maintenance(volume, committer)
     operations = Operations(
         volume,
@@ -166,6 +166,7 @@ async def _serve(
         make_room=maintenance.make_room,
         count_reads=options.atime is not Atime.NEVER,
     )
+    committer.later = operations.when_idle
     async with trio.open_nursery() as background:
         # Handlers wait for these, so they outlive the mount.
         background.start_soon(committer.run)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
-import trio
-
 from shmr.log.log import SyncJob
 
 THREADS = 6
@@ -23,7 +21,7 @@ Call = Callable[[], None]
 class _Group:
     """Calls of which the last to end is noticed."""
 
-    def __init__(self, count: int, ended: Callable[[], object]) -> None:
+    def __init__(self, count: int, ended: Callable[[Exception | None], None]) -> None:
         self.failure: Exception | None = None
         self._left = count
         self._ended = ended
@@ -40,7 +38,7 @@ class _Group:
             self._left -= 1
             last = not self._left
         if last:
-            self._ended()
+            self._ended(self.failure)
 
 
 class Syncing:
@@ -62,24 +60,21 @@ class Syncing:
             group, call = task
             group.run(call)
 
-    async def run(self, job: SyncJob) -> None:
-        """Do the syncs of `job`, which hears how they went; never cancelled."""
-        task = trio.lowlevel.current_task()
-        token = trio.lowlevel.current_trio_token()
+    def start(self, job: SyncJob, ended: Callable[[Exception | None], None]) -> None:
+        """Do the syncs of `job`; `ended` is called in a thread of ours, with the first failure."""
         calls = job.calls()
-        group = _Group(len(calls), lambda: token.run_sync_soon(trio.lowlevel.reschedule, task))
+        if not calls:
+            ended(None)
+        group = _Group(len(calls), ended)
         for call in calls:
             self._queue.put((group, call))
-        if calls:
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        job.ended(group.failure)
 
     def parallel(self, calls: Sequence[Call]) -> None:
         """Run all of `calls`, the first on this thread; raises a failure when all have ended."""
         if not calls:
             return
         all_ended = threading.Event()
-        group = _Group(len(calls), all_ended.set)
+        group = _Group(len(calls), lambda _: all_ended.set())
         for call in calls[1:]:
             self._queue.put((group, call))
         group.run(calls[0])

@@ -35,7 +35,10 @@ class Kernel:
         self.descriptor = theirs.detach()
         self.rooms = rooms or []
         self.failed: list[Head] = []
-        self.loop = Loop(self.descriptor, handlers, self._make_room, self.failed.append)
+        self.idle_calls: list[Callable[[], None]] = []
+        self.loop = Loop(
+            self.descriptor, handlers, self._make_room, self.failed.append, self.idle_calls
+        )
 
     async def _make_room(self) -> bool:
         await trio.lowlevel.checkpoint()
@@ -191,6 +194,29 @@ def test_a_promise_is_answered_when_it_is_settled_and_not_before() -> None:
         assert await kernel.answer() == (3, 0, b"")
 
     kernel.run(scenario)
+
+
+def test_what_is_to_be_called_when_idle_is_called_once_behind_the_requests_at_hand() -> None:
+    order: list[str] = []
+
+    def handler(node: int, body: memoryview, head: Head) -> Reply:
+        order.append(f"request {node}")
+        if node == 0:
+            kernel.idle_calls.append(lambda: order.append("idle"))
+        return 0
+
+    kernel = Kernel({1: handler})
+
+    async def scenario() -> None:
+        for number in range(3):
+            kernel.ask(1, number, node=number)
+        for _ in range(3):
+            await kernel.answer()
+        kernel.ask(1, 9, node=9)
+        await kernel.answer()
+
+    kernel.run(scenario)
+    assert order == ["request 0", "request 1", "request 2", "idle", "request 9"]
 
 
 def test_a_promise_may_be_settled_before_its_handler_returns() -> None:
