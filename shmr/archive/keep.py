@@ -37,9 +37,12 @@ def snapshot_zones(volume: Volume, pool: Pool) -> int:
     return files if pool.zone_bytes <= size else 1 + files * size // pool.zone_bytes
 
 
-def keep_snapshot(store: SegmentStore, fragments: FragmentStore, pool: Pool) -> list[bytes]:
+def keep_snapshot(
+    store: SegmentStore, fragments: FragmentStore, pool: Pool, *, least: int | None = None
+) -> list[bytes]:
     """Copy the newest snapshot to m+1 drives of `pool`, then discard older copies; which drives.
 
+    Fewer than `least` (m+1 if it is not given) are an error; with fewer than m+1 the older stay.
     Blocking, on the volume's thread: it opens workspace segments. Raises NoPlace, IntegrityError.
     """
     segments = store.of_stream(Stream.SNAPSHOT)
@@ -57,12 +60,17 @@ def keep_snapshot(store: SegmentStore, fragments: FragmentStore, pool: Pool) -> 
             _discard(drive, names)
             continue
         kept.append(drive_id)
-    if len(kept) <= pool.m:
+    if len(kept) < (pool.m + 1 if least is None else least):
         raise NoPlace(
             f"pool {pool.name!r}: {pool.m + 1} drives are needed to keep a snapshot, found "
             f"{len(kept)}; {'; '.join(refused)}; until then what was moved is kept in its old "
             "place too"
         )
+    if len(kept) <= pool.m:
+        logger.warning(
+            "pool %r keeps its snapshot on %d drives only: %s", pool.name, len(kept), refused
+        )
+        return kept
     for drive_id in pool.drives:
         there = fragments.drives.get(drive_id)
         if there is not None:
@@ -153,7 +161,7 @@ def _copy_all(store: SegmentStore, segments: Sequence[Segment], drive: Drive) ->
 
 
 def _copy(store: SegmentStore, segment: Segment, source: DriveFile, drive: Drive) -> None:
-    size = store.drives[segment.drives[0]].size(segment.name)
+    size = _size(store, segment)
     file = drive.claim(segment.name, size)
     try:
         while file.end < size:
@@ -167,6 +175,16 @@ def _copy(store: SegmentStore, segment: Segment, source: DriveFile, drive: Drive
         file.close()
     if not _is_whole(store, segment, drive, size):
         raise IntegrityError(f"drive {drive.label}: {segment.name} does not verify")
+
+
+def _size(store: SegmentStore, segment: Segment) -> int:
+    """Bytes of a sealed segment, from the first of its drives that tells. Raises DriveError."""
+    for index in segment.drives[:-1]:
+        try:
+            return store.drives[index].size(segment.name)
+        except DriveError as error:
+            logger.warning("%s", error)
+    return store.drives[segment.drives[-1]].size(segment.name)
 
 
 def _is_whole(store: SegmentStore, segment: Segment, drive: Drive, size: int) -> bool:

@@ -19,6 +19,16 @@ class NoPlace(SetupError):
     """Too few drives can take what a segment needs; the message says why, drive by drive."""
 
 
+class PoolDriveError(DriveError):
+    """A drive of a pool failed a shift; says what the others can still take."""
+
+    def __init__(self, pool: Pool, error: DriveError, fragments: FragmentStore) -> None:
+        super().__init__(error.drive, error.operation, error.cause)
+        facts, absent = pool.facts(fragments)
+        zones = [f"{fact.label}: {fact.free_zones} zones free" for fact in facts]
+        self.args = (f"pool {pool.name!r}: {error} ({'; '.join([*zones, *absent])})",)
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """An archive pool. `drives` are the ids of its members, also of those that are missing.

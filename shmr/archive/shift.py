@@ -26,7 +26,7 @@ from functools import partial
 from shmr.archive.control import Control, Phase
 from shmr.archive.keep import keep_snapshot, snapshot_zones, tidy
 from shmr.archive.plan import Hold, Lot, Shipment, shipments
-from shmr.archive.pool import NoPlace, Pool
+from shmr.archive.pool import NoPlace, Pool, PoolDriveError
 from shmr.archive.recall import recall
 from shmr.archive.sources import lots_of
 from shmr.archive.verify import verify
@@ -86,8 +86,8 @@ class Shift:
         self._control = control or Control()
         self._readers = readers
         self._context = volume.context
-        self._touched: set[bytes] = set()
-        """Pools whose content changed since the last snapshot."""
+        self._touched: dict[bytes, bool] = {}
+        """Pools whose content changed since the last snapshot; True: something was added."""
         self._codecs: dict[tuple[int, int, int], Codec] = {}
 
     # -- before and after -------------------------------------------------------------------
@@ -111,10 +111,14 @@ class Shift:
             return count
 
         self.report.strays += yield partial(discard, strays)
-        if held(catalog):
-            # It is not known what it touched: every pool with something in it.
-            rows = catalog.archived_segments()
-            self._touched |= {archived.pool for _, archived in rows}
+        kept = held(catalog)
+        if kept:
+            for source, target in kept.items():
+                taken, given = catalog.archived(source), catalog.archived(target)
+                if taken is not None:
+                    self._touched.setdefault(taken.pool, False)
+                if given is not None:
+                    self._touched[given.pool] = True
             yield from self.settle()
             self.report.strays += yield partial(discard, replaced)
         else:
@@ -124,7 +128,7 @@ class Shift:
 
     def touch(self, pool: bytes) -> None:
         """What this pool holds has changed: the next snapshot is kept on its drives."""
-        self._touched.add(pool)
+        self._touched[pool] = True
 
     def settle(self) -> Work[None]:
         """SNAPSHOT and RETIRE for everything switched so far.
@@ -138,10 +142,11 @@ class Shift:
         self._control.advance(Phase.SNAPSHOT, 0)
         yield from volume.snapshots.make()
         store, fragments = self._context.reader.store, self._context.fragments
-        for pool_id in sorted(self._touched):
+        for pool_id, added in sorted(self._touched.items()):
             pool = self.pools.get(pool_id)
             if pool is not None:
-                keep_snapshot(store, fragments, pool)
+                # A pool that only gave may be short of drives: that is a reason to empty it.
+                keep_snapshot(store, fragments, pool, least=pool.m + 1 if added else 0)
         self._touched.clear()
         self._context.apply(release_rows(numbers))
         self.report.retired += volume.archive.retire()
@@ -213,7 +218,7 @@ class Shift:
     def _recall(self, lots: Sequence[Lot]) -> Work[None]:
         volume = self.volume
         lots = [lot for lot in lots if lot.inode not in self.report.unreadable]
-        self._hold(lots)
+        self._hold(lots, 0)
         with self._pinned(lots):
             for lot in lots:
                 if lot.inode in self.report.unreadable:
@@ -236,6 +241,11 @@ class Shift:
                 except Unreadable as error:
                     self._note(error)
                     continue
+                except DriveError as error:
+                    fragments = self._context.fragments
+                    if error.drive in map(fragments.label, pool.drives):
+                        raise PoolDriveError(pool, error, fragments) from error
+                    raise
                 self._switch(shipment, writing)
             return
 
@@ -321,8 +331,8 @@ class Shift:
     def _switch(self, shipment: Shipment, writing: Writing) -> None:
         """SWITCH: durable when this returns."""
         volume, number, archived = self.volume, writing.number, writing.archived
-        self._hold(lot for _, lot in shipment.stowed)
-        self._touched.add(archived.pool)
+        self._hold((lot for _, lot in shipment.stowed), number)
+        self._touched[archived.pool] = True
         stowed = sorted(shipment.stowed, key=lambda one: (one.lot.inode, one.lot.offset))
         for first in range(0, len(stowed), SWITCH_STEP):
             self.report.moved_bytes += volume.archive.switch(
@@ -340,15 +350,15 @@ class Shift:
 
     # -- what they share --------------------------------------------------------------------
 
-    def _hold(self, lots: Iterable[Lot]) -> None:
-        """Keep the sources of what is going to be switched."""
+    def _hold(self, lots: Iterable[Lot], target: int) -> None:
+        """Keep the sources of what is going to be switched to segment `target`."""
         catalog = self.volume.catalog
-        numbers = {lot.source.segment for lot in lots} - set(held(catalog))
+        numbers = {lot.source.segment for lot in lots}
         for number in numbers:
             archived = catalog.archived(number)
             if archived is not None:
-                self._touched.add(archived.pool)
-        self._context.apply(hold_rows(sorted(numbers)), whole=False)
+                self._touched.setdefault(archived.pool, False)
+        self._context.apply(hold_rows(sorted(numbers), target), whole=False)
 
     def _pinned(self, lots: Iterable[Lot]) -> _Pins:
         return _Pins(self._context.reader.store, {lot.source.segment for lot in lots})

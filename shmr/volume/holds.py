@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from shmr.catalog.catalog import Catalog
 from shmr.errors import IntegrityError
-from shmr.format.rows import Row, Table, encode_number
+from shmr.format.rows import Row, Table, decode_number, encode_number
 
 _PREFIX = b"held "
 
@@ -23,9 +23,15 @@ def _key(number: int) -> bytes:
     return _PREFIX + str(number).encode()
 
 
-def hold_rows(numbers: Iterable[int]) -> list[Row]:
-    """Rows that hold these segments."""
-    return [Row(Table.STATE, _key(number), encode_number(number)) for number in numbers]
+def hold_rows(numbers: Iterable[int], target: int | None = None) -> list[Row]:
+    """Rows that hold these segments, whose bytes went to segment `target`.
+
+    0 is the workspace, None: they stay in the segment, and it is its fragments that move.
+    """
+    return [
+        Row(Table.STATE, _key(number), encode_number(number if target is None else target))
+        for number in numbers
+    ]
 
 
 def release_rows(numbers: Iterable[int]) -> list[Row]:
@@ -37,12 +43,12 @@ def is_held(catalog: Catalog, number: int) -> bool:
     return catalog.get(Table.STATE, _key(number)) is not None
 
 
-def held(catalog: Catalog) -> list[int]:
-    """Every segment that is held, in no order. Raises IntegrityError."""
-    numbers = []
-    for key, _ in catalog.scan(Table.STATE, _PREFIX, _PREFIX):
+def held(catalog: Catalog) -> dict[int, int]:
+    """Every segment that is held, and where the last of it went to. Raises IntegrityError."""
+    numbers = {}
+    for key, value in catalog.scan(Table.STATE, _PREFIX, _PREFIX):
         digits = key.removeprefix(_PREFIX)
         if not digits.isdigit():
             raise IntegrityError(f"state row {key!r}: no segment is held by it")
-        numbers.append(int(digits))
+        numbers[int(digits)] = decode_number(value)
     return numbers

@@ -89,7 +89,7 @@ def assert_left(site: Site, volume: Volume, world: World, pool: Pool, drive: byt
             found = volume.context.fragments.read(number, archived, index, units)
             assert all(isinstance(one, bytes) for one in found.values())
     site.assert_files(volume)
-    assert held(volume.catalog) == []
+    assert not held(volume.catalog)
     there = volume.context.fragments.drives.get(drive)
     if there is None:
         # What it holds is not known to be astray before it comes back.

@@ -68,7 +68,8 @@ def test_a_drive_that_vanishes_in_a_shift_is_named_and_the_next_run_does_without
             world.drives[2].lose()  # type: ignore[attr-defined]
 
     site.world.observer = vanish
-    with pytest.raises(DriveError, match=site.world.drives[2].label):
+    label = site.world.drives[2].label
+    with pytest.raises(DriveError, match=rf"pool 'cold0': drive {label}: .*zones free"):
         site.shift(volume, pool)
     site.world.observer = None
     site.assert_files(volume)
@@ -152,4 +153,30 @@ def test_the_number_of_a_segment_that_was_never_finished_is_not_used_again(place
     run_inline(again.to_archive(site.lots(volume), pool, flush=True))
     used = {number for number, _ in volume.catalog.archived_segments()}
     assert min(used) > max(strays)
+    volume.close()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_pool_that_is_short_of_drives_can_be_emptied(place: Path, killed: bool) -> None:
+    one, other = pool_of("mirror", 0, drives=2), pool_of("2+1", 1)
+    site = Site(place, one, other)
+    volume = site.open()
+    site.fill(volume)
+    site.shift(volume, one)
+    volume.close()
+    volume = site.open(missing=one.drives[:1])
+    if killed:
+        # Up to the switch, and not on.
+        shift = Shift(volume, site.pools)
+        shift.settle = lambda: iter(())  # type: ignore[method-assign,assignment,return-value]
+        run_inline(shift.to_archive(site.lots(volume, one), other, flush=True))
+        volume.abandon()
+        volume = site.open(missing=one.drives[:1])
+        run_inline(Shift(volume, site.pools).recover())
+    else:
+        site.shift(volume, other, one)
+    assert site.bytes_in(volume, one) == 0
+    pools = {archived.pool for _, archived in volume.catalog.archived_segments()}
+    assert pools == {other.id}
+    site.assert_files(volume)
     volume.close()
