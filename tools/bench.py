@@ -10,6 +10,7 @@ explains the rows.
     tools/bench.py --rounds 3 --size 256MiB --files 4000
     tools/bench.py --targets shmr,bindfs --rows create,unlink
     tools/bench.py --profile create                   # needs py-spy
+    tools/bench.py archive --help                     # shmr-compact against a copy and SnapRAID
 
 Run as root, or the caches cannot be dropped and the cold rows are left out. Ctrl-C unmounts,
 removes what was made and prints what was measured until then.
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from bench_kit import archive
 from bench_kit.measure import RowFailed, measure
 from bench_kit.report import Results, Sample, as_json, as_text
 from bench_kit.rows import CHUNK, GROUPS, PAGE, ROWS, Row, Site, rows_of
@@ -316,6 +318,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["archive"]:
+        return archive.main(sys.argv[2:])
     arguments = _parser().parse_args()
     if arguments.profile and shutil.which("py-spy") is None:
         print("--profile skipped: py-spy is not installed (pip install py-spy)", file=sys.stderr)
