@@ -58,14 +58,17 @@ def to_clean(
     dead_share_min: float,
     wanted_bytes: int,
     room_bytes: int,
-    fill_bytes: int,
+    fill_bytes: int = 0,
 ) -> list[int]:
     """Archived segments to be cleaned together, best first: just enough to win `wanted_bytes`.
 
     Waiting is worth something: what is cleaned later has more dead in it. So no more are taken
-    than needed, and then so many that what lives in them fills new segments of `fill_bytes`; of the
-    last a part may have to stay. Victims go only when what lives in them is written: none is taken
-    after `room_bytes` (what is free now, with the reserve) would be full.
+    than needed. Victims go only when what lives in them is written: it all fits into `room_bytes`,
+    what is free now with the reserve.
+
+    With `fill_bytes`, the size of a new segment, so many are taken that what lives in them fills
+    whole ones, and of the last a part may have to stay: where a zone is a zone, however little of
+    it is used, nothing else wins one with room for a single segment.
 
     One in which nothing lives is no work and never chosen, nor one without dead bytes. Fewer, or
     none, when those with `dead_share_min` do not suffice.
@@ -80,11 +83,14 @@ def to_clean(
     for _, number, use in ranked:
         if live >= full or wanted_bytes <= 0:
             break
+        if not fill_bytes and live + use.live_bytes > room_bytes:
+            continue
         chosen.append(number)
         live += use.live_bytes
         won += use.size_bytes - use.live_bytes
         if won >= wanted_bytes and full == room_bytes:
-            full = min(room_bytes, -(-live // fill_bytes) * fill_bytes)
+            whole = -(-live // fill_bytes) * fill_bytes if fill_bytes else live
+            full = min(room_bytes, whole)
     return chosen
 
 

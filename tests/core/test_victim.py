@@ -18,7 +18,12 @@ def pools(draw: st.DrawFn) -> list[SegmentUse]:
 
 
 def cleaned(
-    uses: list[SegmentUse], *, wanted: int = 10**9, room: int = 10**9, at_least: float = 0.0
+    uses: list[SegmentUse],
+    *,
+    wanted: int = 10**9,
+    room: int = 10**9,
+    at_least: float = 0.0,
+    fill: int = SIZE,
 ) -> list[SegmentUse]:
     numbers = to_clean(
         uses,
@@ -26,7 +31,7 @@ def cleaned(
         dead_share_min=at_least,
         wanted_bytes=wanted,
         room_bytes=room,
-        fill_bytes=SIZE,
+        fill_bytes=fill,
     )
     assert len(set(numbers)) == len(numbers)
     by_number = {use.number: use for use in uses}
@@ -75,6 +80,15 @@ def test_no_victim_is_begun_when_the_room_is_used_up(uses: list[SegmentUse], roo
     found = cleaned(uses, room=room)
     assert live_in(found[:-1]) < room or not found
     assert found == cleaned(uses)[: len(found)]
+
+
+@given(pools(), st.integers(0, 10 * SIZE), st.integers(1, 10 * SIZE))
+def test_where_new_segments_may_be_short_all_that_lives_fits_and_nothing_is_taken_in_vain(
+    uses: list[SegmentUse], room: int, wanted: int
+) -> None:
+    found = cleaned(uses, room=room, wanted=wanted, fill=0)
+    assert live_in(found) <= room
+    assert not found or dead_in(found[:-1]) < wanted
 
 
 @given(pools(), st.integers(1, 5 * SIZE))
