@@ -30,7 +30,7 @@ from shmr.archive.pool import NoPlace, Pool, PoolDriveError
 from shmr.archive.recall import recall
 from shmr.archive.sources import lots_of
 from shmr.archive.verify import verify
-from shmr.archive.victims import inodes_in, victims
+from shmr.archive.victims import ALL_BYTES, dead_bytes, inodes_in, room_bytes, victims
 from shmr.archive.workers import Workers
 from shmr.archive.write import Unreadable, Writing
 from shmr.codec import Codec
@@ -179,19 +179,37 @@ class Shift:
             raise
         yield from self.settle()
 
-    def clean(self, pool: Pool, *, flush: bool = False) -> Work[None]:
+    def clean(
+        self,
+        pool: Pool,
+        *,
+        flush: bool = False,
+        wanted_bytes: int = ALL_BYTES,
+        dead_share_min: float | None = None,
+    ) -> Work[None]:
         """Write anew what lives in segments with many dead bytes, so that these can go.
 
-        May use the zone that is kept in reserve. Raises as `to_archive` does.
+        No more of them than win `wanted_bytes`; `dead_share_min` is the pool's unless given. May
+        use the zone that is kept in reserve. Raises as `to_archive` does.
         """
-        catalog = self.volume.catalog
-        while True:
-            found = victims(catalog, pool, self._context.reader.store.next_number)
+        catalog, context = self.volume.catalog, self._context
+        while wanted_bytes > 0:
+            spare = snapshot_zones(self.volume, pool)
+            found = victims(
+                catalog,
+                pool,
+                newest=context.reader.store.next_number,
+                room_bytes=room_bytes(pool, context.fragments, spare),
+                wanted_bytes=wanted_bytes,
+                dead_share_min=dead_share_min,
+            )
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
-            before = self.report.segments
+            before, retired = self.report.segments, self.report.retired
+            dead = dead_bytes(catalog, found)
             yield from self.to_archive(lots, pool, flush=flush, cleaning=True)
-            if self.report.segments == before:
+            if self.report.segments == before or self.report.retired == retired:
                 return
+            wanted_bytes -= dead
 
     def to_workspace(self, lots: Iterable[Lot]) -> Work[None]:
         """Move these bytes back. Raises as `to_archive` does."""

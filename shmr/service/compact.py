@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from shmr.archive.control import Control, Phase, Stopped
 from shmr.archive.forecast import Forecast, forecast
 from shmr.archive.keep import snapshot_zones
+from shmr.archive.plan import Lot
 from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Report, Shift
 from shmr.archive.sources import IsSource, lots_of
-from shmr.archive.victims import inodes_in, victims
+from shmr.archive.victims import DEAD_SHARE_PRESSED, inodes_in, victims
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError
 from shmr.service.choosing import Move, Places, Wish, chosen
@@ -155,19 +156,56 @@ def _told(report: Report, stopped: bool) -> Compaction:
 def _move(
     shift: Shift, volume: Volume, config: Config, pools: list[Pool], move: Move, flush: bool
 ) -> None:
-    lots = lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
-    if move.target == config.workspace.name:
+    def lots() -> Iterator[Lot]:
+        return lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
+
+    if move.target != config.workspace.name:
+        _move_to_archive(shift, lots, _target(pools, move.target), flush)
+        return
+    try:
+        run_inline(shift.to_workspace(lots()))
+    except NoSpace as error:
+        usage = volume.usage()
+        room = format_size(usage.blocks_available * usage.block_size)
+        raise SetupError(
+            f"pool {move.target!r} is full: {room} can still be written there; what fitted was "
+            "moved, make room and run it again"
+        ) from error
+
+
+def _move_to_archive(
+    shift: Shift, lots: Callable[[], Iterator[Lot]], pool: Pool, flush: bool
+) -> None:
+    """Move what is left of these lots; where zones run out, dead bytes make room for the rest."""
+    while True:
+        retired = shift.report.retired
         try:
-            run_inline(shift.to_workspace(lots))
-        except NoSpace as error:
-            usage = volume.usage()
-            room = format_size(usage.blocks_available * usage.block_size)
-            raise SetupError(
-                f"pool {move.target!r} is full: {room} can still be written there; what fitted was "
-                "moved, make room and run it again"
-            ) from error
-    else:
-        run_inline(shift.to_archive(lots, _target(pools, move.target), flush=flush))
+            run_inline(shift.to_archive(lots(), pool, flush=flush))
+            return
+        except NoPlace:
+            logger.info("pool %r: zones run out; segments with dead bytes are cleaned", pool.name)
+            _make_room(shift, pool, sum(lot.length for lot in lots()))
+            if shift.report.retired == retired:
+                raise
+
+
+def _make_room(shift: Shift, pool: Pool, wanted_bytes: int) -> None:
+    """Clean what wins anything; half a segment only if nothing else is won."""
+    retired = shift.report.retired
+    for flush in (False, True):
+        try:
+            run_inline(
+                shift.clean(
+                    pool,
+                    flush=flush,
+                    wanted_bytes=wanted_bytes,
+                    dead_share_min=DEAD_SHARE_PRESSED,
+                )
+            )
+        except NoPlace as error:
+            logger.info("%s", error)
+        if shift.report.retired != retired:
+            return
 
 
 def _clean(shift: Shift, pool: Pool, flush: bool) -> None:
@@ -231,7 +269,7 @@ def _cleanings(volume: Volume, pools: Iterable[Pool], flush: bool) -> Iterator[F
     """What cleaning would do as things are now."""
     catalog, store = volume.catalog, volume.context.reader.store
     for pool in pools:
-        found = victims(catalog, pool, store.next_number)
+        found = victims(catalog, pool, newest=store.next_number)
         if found:
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
             yield forecast(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from shmr.service.assemble import create_filesystem, open_drives, open_filesyste
 from shmr.testing.trial import scratch
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
+from shmr.volume.volume import Volume
 
 ME = Caller(0, 0)
 CONFIG = """\
@@ -154,3 +155,41 @@ def test_a_wrong_command_line_ends_with_2() -> None:
         with pytest.raises(SystemExit) as end:
             build_parser().parse_args(words)
         assert end.value.code == 2
+
+
+def test_dead_bytes_make_room_in_a_full_pool(config: Path) -> None:
+    """Every segment is a fifth dead: less than `clean_at`, but zones have run out."""
+    base = config.parent
+    text = config.read_text().replace("/c1}", "/c1, size: 24MiB}")
+    config.write_text(text.replace("/c2}", "/c2, size: 24MiB}"))
+    settings = load(config)
+
+    def change(work: Callable[[Volume], None]) -> None:
+        drives = open_drives(settings, degraded=False)
+        volume = open_filesystem(settings, drives, read_only=False, degraded=False)
+        work(volume)
+        volume.close()
+        drives.close()
+
+    def fill(volume: Volume) -> None:
+        rng = random.Random(2)
+        for index in range(90):
+            number = volume.names.create(ROOT, b"fill%d" % index, 0o100644, ME).number
+            volume.data.write(number, 0, rng.randbytes(190_000))
+
+    def delete(volume: Volume) -> None:
+        for index in range(0, 90, 5):
+            number = volume.names.lookup(ROOT, b"fill%d" % index).number
+            volume.names.unlink(ROOT, b"fill%d" % index)
+            volume.handles.forgotten(number)
+
+    change(fill)
+    with pytest.raises(SetupError, match="pool 'cold': 2 different drives are needed, 0"):
+        compact(config, everything=True, flush=True)
+    before = len(list(base.glob("c1/fragment-*")))
+    change(delete)
+    done = compact(config, everything=True, flush=True)
+    assert done.retired > 0 and done.waiting_bytes == 0
+    assert len(list(base.glob("c1/fragment-*"))) <= before + 1
+    planned = compact(config, everything=True, flush=True, dry_run=True)
+    assert [forecast.file_bytes for forecast in planned.forecasts] == [0]

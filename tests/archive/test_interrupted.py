@@ -195,7 +195,7 @@ def test_cleaning_that_is_cut_off_anywhere_is_completed_by_the_next(place: Path)
         shift = Shift(volume, site.pools)
         run_inline(shift.recover())
         run_inline(shift.clean(pool, flush=True))
-        assert victims(volume.catalog, pool, 10**6) == []
+        assert victims(volume.catalog, pool, newest=10**6) == []
         site.assert_files(volume)
         site.assert_nothing_astray(volume, world)
         assert not held(volume.catalog)
@@ -203,7 +203,7 @@ def test_cleaning_that_is_cut_off_anywhere_is_completed_by_the_next(place: Path)
             volume.close()
 
     cuts = Cuts(site, set(), clean)
-    assert victims(volume.catalog, pool, 10**6) != []
+    assert victims(volume.catalog, pool, newest=10**6) != []
     site.world.observer = cuts.observe
     clean(volume, site.world)
     site.world.observer = None
