@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from shmr.archive.rehouse import Step, rehoused
 from shmr.core.placement import DriveFacts, DriveState, Shortage, place
@@ -120,71 +121,81 @@ def plan_parity(
     return Plan(tuple(steps), left, shortage)
 
 
+class Fill(NamedTuple):
+    """How large a drive is, and how much of it is free, in bytes."""
+
+    total_bytes: int
+    free_bytes: int
+
+    @property
+    def share(self) -> float:
+        """How full it is."""
+        return 1.0 - self.free_bytes / max(1, self.total_bytes)
+
+    def taken(self, size_bytes: int) -> Fill:
+        return self._replace(free_bytes=self.free_bytes - size_bytes)
+
+
 def plan_balance(
     rows: Rows,
     facts: Iterable[DriveFacts],
-    zones: Mapping[bytes, int],
+    fills: Mapping[bytes, Fill],
     *,
+    zone_bytes: int | None = None,
     same_device: bool = False,
 ) -> Plan:
     """Fragments go from fuller drives to emptier ones until all are about as full.
 
-    `zones` is how many each drive has in all. Drives to be avoided or drained take nothing.
+    Drives to be avoided or drained take nothing. `zone_bytes`: each fragment takes as much, however
+    short it is. No fragment moves twice.
     """
     room = _Room(facts, same_device=same_device, reserve=True)
     for drive, fact in room.facts.items():
         if fact.state is DriveState.AVOID:
             room.facts[drive] = replace(fact, state=DriveState.DRAIN)
-    now, moved, steps = dict(rows), set[tuple[int, int]](), list[Step]()
-    while True:
-        fullest = sorted(room.facts, key=lambda drive: _full(room, zones, drive), reverse=True)
-        step = next(
-            (
-                found
-                for source in fullest
-                if (found := _evening(now, moved, room, zones, source)) is not None
-            ),
-            None,
-        )
-        if step is None:
-            return Plan(tuple(steps))
-        archived = now[step.segment]
-        source = archived.fragments[step.fragment].drive
-        now[step.segment] = rehoused(archived, step.fragment, step.drive)
-        moved.add((step.segment, step.fragment))
-        room.take(step.drive)
-        room.take(source, -1)
-        steps.append(step)
-
-
-def _full(room: _Room, zones: Mapping[bytes, int], drive: bytes) -> float:
-    """The share of a drive's zones that is taken."""
-    return 1.0 - room.facts[drive].free_zones / max(1, zones[drive])
+    fill = {drive: fills[drive] for drive in room.facts}
+    waiting = {drive: list(fragments_on(rows, drive)) for drive in fill}
+    now, steps = dict(rows), list[Step]()
+    evening = True
+    while evening:
+        evening = False
+        for source in sorted(fill, key=lambda drive: fill[drive].share, reverse=True):
+            step = _evening(now, waiting[source], room, fill, source, zone_bytes)
+            if step is None:
+                continue
+            size = zone_bytes or step.size_bytes
+            fill[source] = fill[source].taken(-size)
+            fill[step.drive] = fill[step.drive].taken(size)
+            room.take(step.drive)
+            room.take(source, -1)
+            waiting[source].remove((step.segment, step.fragment))
+            now[step.segment] = rehoused(now[step.segment], step.fragment, step.drive)
+            steps.append(step)
+            evening = True
+            break
+    return Plan(tuple(steps))
 
 
 def _evening(
     rows: Rows,
-    moved: Collection[tuple[int, int]],
+    waiting: Iterable[tuple[int, int]],
     room: _Room,
-    zones: Mapping[bytes, int],
+    fill: Mapping[bytes, Fill],
     source: bytes,
+    zone_bytes: int | None,
 ) -> Step | None:
-    """A fragment of `source` that another drive, much emptier, can take; none moves twice."""
-    after = _full(room, zones, source) - 1 / max(1, zones[source])
-    emptier = {
-        drive
-        for drive in room.facts
-        if _full(room, zones, source) - _full(room, zones, drive) > TOLERANCE
-        and after >= _full(room, zones, drive) + 1 / max(1, zones[drive])
-    }
-    if not emptier:
-        return None
-    for number, index in fragments_on(rows, source):
-        if (number, index) in moved:
+    """A fragment of `source` that a much emptier drive can take, and be no fuller than it then."""
+    emptier = [d for d in fill if fill[source].share - fill[d].share > TOLERANCE]
+    for number, index in waiting if emptier else ():
+        length = length_of(rows[number])
+        size = zone_bytes or length
+        left = fill[source].taken(-size).share
+        among = {drive for drive in emptier if fill[drive].taken(size).share <= left}
+        if not among:
             continue
-        found = room.find(number, rows[number], source, among=emptier)
+        found = room.find(number, rows[number], source, among)
         if not isinstance(found, Shortage):
-            return Step(number, index, found, length_of(rows[number]))
+            return Step(number, index, found, length)
     return None
 
 

@@ -11,13 +11,13 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 
-from shmr.cli import create, inspect, mount, umount
+from shmr.cli import create, drive, inspect, mount, redundancy, umount
 from shmr.cli.library import Service, load_service
 from shmr.errors import ShmrError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
-COMMANDS = (mount, umount, create, inspect)
+COMMANDS = (mount, umount, create, inspect, drive, redundancy)
 
 _EPILOG = """\
 exit codes: 0 done, 1 failed (standard error says why), 2 wrong command line, 130 interrupted
