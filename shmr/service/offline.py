@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from shmr.archive.pool import Pool
 from shmr.codec.selftest import known_code
 from shmr.config import Config
-from shmr.errors import SetupError
+from shmr.errors import DriveError, SetupError
 from shmr.service.assemble import Drives, open_drives, open_filesystem
 from shmr.volume.drive_states import states
 from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
@@ -26,7 +26,7 @@ def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list
     """
     drives = open_drives(config, degraded=False)
     try:
-        if all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all()):
+        if _is_untouched(drives):
             raise SetupError(
                 "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
             )
@@ -35,10 +35,24 @@ def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list
             if volume.read_only is not None and not read_only:
                 raise SetupError(f"nothing can be moved: {volume.read_only}")
             yield volume, archive_pools(config, drives, volume)
-        finally:
+        except Exception:
             volume.close()
+            raise
+        except BaseException:
+            # Ctrl-C came in the middle of anything: half an operation must never become durable.
+            volume.abandon()
+            raise
+        volume.close()
     finally:
         drives.close()
+
+
+def _is_untouched(drives: Drives) -> bool:
+    """Was nothing ever made here? Opening would make it, and nobody asked for that."""
+    try:
+        return all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
+    except DriveError:
+        return False
 
 
 def archive_pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:

@@ -193,3 +193,15 @@ def test_dead_bytes_make_room_in_a_full_pool(config: Path) -> None:
     assert len(list(base.glob("c1/fragment-*"))) <= before + 1
     planned = compact(config, everything=True, flush=True, dry_run=True)
     assert [forecast.file_bytes for forecast in planned.forecasts] == [0]
+
+
+def test_what_is_interrupted_in_the_middle_is_as_if_it_was_killed(config: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compact(config, everything=True, flush=True, watcher=interrupt)
+    done = compact(config, everything=True, flush=True)
+    assert done.moved_bytes == 1_200_000
+    assert done.strays == 2
