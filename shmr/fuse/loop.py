@@ -85,6 +85,9 @@ class Loop:
         self._poll.register(descriptor, select.POLLIN)
         self._waiting = 0
         self._ended = False
+        self._closed = False
+        """What is promised still is told to nobody: the descriptor's number may soon be another
+        file's."""
         self._nursery: trio.Nursery | None = None
         os.set_blocking(descriptor, False)
 
@@ -101,17 +104,21 @@ class Loop:
             self._nursery = nursery
             while not self._ended:
                 busy = self._answer_some()
-                while self._idle_calls:
-                    self._idle_calls.pop()()
+                self._call_idle()
                 if busy:
                     await trio.lowlevel.checkpoint()
                 elif not self._ended:
                     await self._readable()
+        self._closed = True
 
     def stop(self) -> None:
         """Read no more; to be called from a task beside `run`."""
         self._ended = True
         trio.lowlevel.notify_closing(self._descriptor)
+
+    def _call_idle(self) -> None:
+        while self._idle_calls:
+            self._idle_calls.pop()()
 
     async def _readable(self) -> None:
         try:
@@ -170,6 +177,8 @@ class Loop:
     ) -> None:
         """What was promised is there."""
         self._waiting -= 1
+        if self._closed:
+            return
         if failure is None:
             self._reply(head, 0)
         elif isinstance(failure, NoSpace):
@@ -203,6 +212,8 @@ class Loop:
                 break
             try:
                 reply = handler(head[NODE], memoryview(body), head)
+                # The loop may be waiting for the next request, which may never come.
+                self._call_idle()
                 if isinstance(reply, Promise):
                     await reply.wait()
                     return 0

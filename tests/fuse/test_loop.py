@@ -219,6 +219,53 @@ def test_what_is_to_be_called_when_idle_is_called_once_behind_the_requests_at_ha
     assert order == ["request 0", "request 1", "request 2", "idle", "request 9"]
 
 
+def test_what_is_settled_after_the_end_is_written_nowhere() -> None:
+    promises: list[Promise] = []
+
+    def handler(*_: object) -> Reply:
+        promises.append(Promise())
+        return promises[-1]
+
+    kernel = Kernel({1: handler}, rooms=[True])
+
+    async def main() -> None:
+        with trio.fail_after(LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.loop.run)
+                for unique in range(3):
+                    kernel.ask(1, unique)
+                await trio.testing.wait_all_tasks_blocked()
+                kernel.loop.stop()
+        promises[0].settle(None)
+        promises[1].settle(NoSpace())
+        promises[2].settle(Refused(errno.EIO))
+        assert kernel.nothing_more()
+
+    trio.run(main)
+    kernel.ours.close()
+    os.close(kernel.descriptor)
+
+
+def test_what_a_second_try_has_called_when_idle_waits_for_no_request() -> None:
+    tries = []
+
+    def handler(*_: object) -> Reply:
+        tries.append(1)
+        if len(tries) == 1:
+            raise NoSpace()
+        promise = Promise()
+        kernel.idle_calls.append(lambda: promise.settle(None))
+        return promise
+
+    kernel = Kernel({1: handler}, rooms=[True])
+
+    async def scenario() -> None:
+        kernel.ask(1, 1)
+        assert await kernel.answer() == (1, 0, b"")
+
+    kernel.run(scenario)
+
+
 def test_a_promise_may_be_settled_before_its_handler_returns() -> None:
     def handler(*_: object) -> Reply:
         promise = Promise()
