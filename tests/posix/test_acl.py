@@ -107,6 +107,14 @@ def test_setting_a_list_sets_the_mode_and_an_equivalent_list_leaves_none(path: P
     assert os.listxattr(path) == []
 
 
+def test_a_list_that_is_not_there_can_be_removed(path: Path) -> None:
+    for attribute in (ACCESS, DEFAULT):
+        os.removexattr(path.parent, attribute)
+    os.removexattr(path, ACCESS)
+    os.setxattr(path, ACCESS, b"")
+    assert os.listxattr(path) == []
+
+
 def test_the_attribute_is_read_as_it_was_set(path: Path) -> None:
     value = encoded(
         (USER_OBJ, 6, NOBODY),

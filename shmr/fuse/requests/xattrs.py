@@ -18,6 +18,7 @@ from shmr.volume.attributes import AttributeChange
 
 _ROOT_UID = 0
 _ACCESS_ACL = b"system.posix_acl_access"
+_ACLS = frozenset((_ACCESS_ACL, b"system.posix_acl_default"))
 _TRUSTED = b"trusted."
 _SELINUX = b"security.selinux"
 
@@ -83,7 +84,11 @@ class XattrRequests:
         return _fitting(b"".join(name + b"\0" for name in names), room)
 
     def removexattr(self, number: int, body: memoryview, head: Head) -> Reply:
-        self._xattrs.remove(number, name_of(body))
+        name = name_of(body)
+        if name in _ACLS and self._xattrs.find(number, name) is None:
+            # Who sets an empty ACL wants none, and there is none: no error, as with ext4.
+            return 0
+        self._xattrs.remove(number, name)
         return 0
 
 
