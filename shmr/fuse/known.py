@@ -41,16 +41,17 @@ class Known:
     def told(self, inode: Inode) -> bytes:
         """A reply that makes the kernel know `inode`, or know it once more."""
         self._lookups.add(inode.number)
-        return protocol.entry(inode, VALID_S, self._valid_s(inode))
+        return protocol.entry(inode, VALID_S, self.valid_s(inode))
 
     def listed(self, number: int) -> None:
         """A directory's listing has told of this inode."""
         self._lookups.add(number)
 
     def attributes(self, inode: Inode) -> bytes:
-        return protocol.attributes(inode, self._valid_s(inode))
+        return protocol.attributes(inode, self.valid_s(inode))
 
-    def _valid_s(self, inode: Inode) -> int:
+    def valid_s(self, inode: Inode) -> int:
+        """For how many seconds the kernel may believe the attributes of `inode`."""
         return OPEN_VALID_S if self._handles.is_open(inode.number) else VALID_S
 
     def forget(self, number: int, count: int) -> None:

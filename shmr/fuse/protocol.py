@@ -231,9 +231,12 @@ def dirent(name: bytes, inode: int, mode: int, offset: int) -> bytes:
     return _DIRENT.pack(inode, offset, len(name), stat.S_IFMT(mode) >> 12) + _padded(name)
 
 
-def dirent_plus(name: bytes, inode: Inode, offset: int, valid_s: int) -> bytes:
+def dirent_plus(
+    name: bytes, inode: Inode, offset: int, entry_valid_s: int, attributes_valid_s: int
+) -> bytes:
     """An entry of a directory that makes the kernel know its inode, as a lookup would."""
-    return entry(inode, valid_s, valid_s) + dirent(name, inode.number, inode.mode, offset)
+    known = entry(inode, entry_valid_s, attributes_valid_s)
+    return known + dirent(name, inode.number, inode.mode, offset)
 
 
 def dirent_unknown(name: bytes, inode: int, mode: int, offset: int) -> bytes:

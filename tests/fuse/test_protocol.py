@@ -39,7 +39,7 @@ EXAMPLE = Inode(
 def test_any_inode_can_be_told(inode: Inode) -> None:
     assert len(protocol.entry(inode, 1, 1)) == 128
     assert len(protocol.attributes(inode, 1)) == 104
-    assert len(protocol.dirent_plus(b"name", inode, 3, 1)) == 128 + 24 + 8
+    assert len(protocol.dirent_plus(b"name", inode, 3, 1, 1)) == 128 + 24 + 8
 
 
 def test_attributes_stand_where_the_kernel_reads_them() -> None:

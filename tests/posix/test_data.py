@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,17 @@ def test_posix_fallocate_makes_room_and_keeps_the_content(place: Path) -> None:
         os.posix_fallocate(stream.fileno(), 0, 100_000)
         assert os.fstat(stream.fileno()).st_size == 100_000
         assert os.pread(stream.fileno(), 100_000, 0) == b"content" + bytes(99_993)
+
+
+def test_a_listing_does_not_fix_the_space_that_an_open_file_takes(place: Path) -> None:
+    with open(place / "file", "w+b", buffering=0) as stream:
+        stream.write(b"x")
+        os.fsync(stream.fileno())
+        assert [entry.stat().st_size for entry in os.scandir(place)] == [1]
+        os.pwrite(stream.fileno(), bytes(1 << 20), 0)
+        os.fsync(stream.fileno())
+        # FUSE: the kernel asks anew for an open file's attributes after a second.
+        until = time.monotonic() + 5
+        while os.fstat(stream.fileno()).st_blocks < 2048 and time.monotonic() < until:
+            pass
+        assert os.fstat(stream.fileno()).st_blocks >= 2048
