@@ -58,6 +58,9 @@ class Attributes(Protocol):
 
     def accessed(self, number: int, /) -> None: ...
 
+    def makes_way(self, number: int, size: int, /) -> bool:
+        """A step of what must be done before a file can grow to `size`; False: nothing (more)."""
+
 
 class Xattrs(Protocol):
     """Extended attributes, POSIX ACLs among them."""

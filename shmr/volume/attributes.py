@@ -71,6 +71,17 @@ class Attributes:
         self._context.apply(rows, inode)
         return inode
 
+    def makes_way(self, number: int, size: int) -> bool:
+        """A step of what must be done before a file can grow to `size`: a long truncation may have
+        left extents there. False if there is nothing (more) to do.
+
+        Who grows a file need not call this; but others wait until all is done at once then.
+        """
+        inode = self._context.catalog.inode(number)
+        if inode is None or size <= inode.size or self._context.read_only is not None:
+            return False
+        return self._data.makes_way(number, size)
+
     def accessed(self, number: int) -> None:
         """Note a read: relatime, so atime moves once after each change, and once a day."""
         if self._context.read_only:

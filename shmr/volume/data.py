@@ -116,6 +116,10 @@ class Data:
         self._context.apply(rows, inode, whole=step == end)
         return step
 
+    def makes_way(self, number: int, size: int) -> bool:
+        """See `Attributes.makes_way`."""
+        return self._reaper.advance(number, size)
+
     # -- truncating -------------------------------------------------------------------------
 
     def check_size(self, inode: Inode, size: int) -> None:

@@ -49,8 +49,16 @@ class Reaper:
         A file that grows to `until` needs no more of it gone, and who writes on waits each time
         for a little.
         """
-        while (mark := self.mark_of(number)) is not None and mark.start < until:
-            self._reap(number)
+        while self.advance(number, until):
+            pass
+
+    def advance(self, number: int, until: int) -> bool:
+        """A step of `finish`; False if there is nothing left to do."""
+        mark = self.mark_of(number)
+        if mark is None or mark.start >= until:
+            return False
+        self._reap(number)
+        return True
 
     def _reap(self, number: int) -> None:
         mark = self.mark_of(number)

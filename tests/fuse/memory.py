@@ -64,6 +64,7 @@ class MemoryVolume:
         self.known_gone: list[int] = []
         self.plans: list[MemoryPlan] = []
         self.uncached = False
+        self.in_the_way = 0
         self.failures: dict[str, list[Exception]] = {}
         self.calls: Counter[str] = Counter()
 
@@ -287,6 +288,11 @@ class MemoryAttributes:
         if "size" in fields:
             del self._volume.contents.setdefault(number, bytearray())[fields["size"] :]
         return self._volume.replace(number, **fields)
+
+    def makes_way(self, number: int, size: int, /) -> bool:
+        self._volume.enter("makes_way")
+        self._volume.in_the_way = max(0, self._volume.in_the_way - 1)
+        return self._volume.in_the_way > 0
 
     def accessed(self, number: int, /) -> None:
         self._volume.enter("accessed")

@@ -12,14 +12,17 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shmr.errors import DriveError, IntegrityError, NoSpace, Refused
+from shmr.fuse.requests.directories import LISTED_MAX_BYTES
 from tests.fuse.memory import MemoryPlan
 from tests.fuse.serving import LIMIT_S, Served
+from tests.posix.calls import ZERO_RANGE, fallocate, getdents
 
 pytestmark = pytest.mark.mount
 
@@ -139,7 +142,10 @@ def test_many_files_forgotten_at_once_are_all_freed(mount: Served) -> None:
         (mount.path / f"f{index}").unlink()
     for holder in holders:
         os.close(holder)
-    mount.stop()
+    # What the kernel has still to say when it unmounts, it does not say.
+    until = time.monotonic() + LIMIT_S
+    while len(mount.volume.known_gone) < 600 and time.monotonic() < until:
+        os.statvfs(mount.path)
     assert len(mount.volume.known_gone) == 600
 
 
@@ -177,6 +183,19 @@ def test_reading_a_directory_loses_and_repeats_nothing_while_others_delete(mount
     assert os.listdir(directory) == []
 
 
+def test_one_listing_of_a_large_directory_keeps_nobody_waiting_for_long(mount: Served) -> None:
+    directory = mount.path / "d"
+    directory.mkdir()
+    for index in range(2000):
+        (directory / f"{index:0100}").touch()
+    descriptor = os.open(directory, os.O_RDONLY)
+    calls = 0
+    while getdents(descriptor, 1 << 20):
+        calls += 1
+    os.close(descriptor)
+    assert calls > 2000 * 128 // LISTED_MAX_BYTES
+
+
 # -- data ---------------------------------------------------------------------------------
 
 
@@ -198,6 +217,45 @@ def test_cached_writes_do_not_ask_for_capabilities_each_time(mount: Served) -> N
         for _ in range(200):
             file.write(b"x" * 4096)
     assert mount.volume.calls["getxattr"] <= 2
+
+
+def _write_behind(descriptor: int) -> None:
+    os.pwrite(descriptor, b"x", 8191)
+    os.fsync(descriptor)
+
+
+GROWS: list[Callable[[int], object]] = [
+    lambda descriptor: os.ftruncate(descriptor, 8192),
+    _write_behind,
+    lambda descriptor: os.posix_fallocate(descriptor, 0, 8192),
+    lambda descriptor: fallocate(descriptor, ZERO_RANGE, 0, 8192),
+]
+
+
+@pytest.mark.parametrize("grow", GROWS)
+def test_growing_over_what_a_truncation_left_goes_in_steps(
+    mount: Served, grow: Callable[[int], object]
+) -> None:
+    with open(mount.path / "file", "w+b", buffering=0) as stream:
+        mount.volume.in_the_way = 10
+        before = mount.volume.calls["makes_way"]
+        grow(stream.fileno())
+        assert mount.volume.calls["makes_way"] - before >= 10
+        assert mount.volume.in_the_way == 0
+        assert os.fstat(stream.fileno()).st_size == 8192
+    assert mount.volume.inode((mount.path / "file").stat().st_ino).size == 8192
+
+
+def test_a_hole_behind_a_failed_write_reads_as_zeros_after_a_truncation(mount: Served) -> None:
+    path = mount.path / "file"
+    with open(path, "w+b", buffering=0) as stream:
+        mount.volume.failures["write"] = [DriveError("/drive", "append", OSError(errno.EIO, ""))]
+        stream.write(b"lost")
+        with pytest.raises(OSError, match="Input/output"):
+            os.fsync(stream.fileno())
+        os.ftruncate(stream.fileno(), 0)
+        os.pwrite(stream.fileno(), b"x", 1 << 20)
+        assert os.pread(stream.fileno(), 4096, 0) == bytes(4096)
 
 
 def test_o_trunc_truncates(mount: Served) -> None:

@@ -112,6 +112,14 @@ def rename2(source: Path | bytes, target: Path | bytes, flags: int) -> None:
     )
 
 
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    _checked(_libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
 def link_followed(source: Path | str, target: Path) -> None:
     """linkat(2) that follows a symlink at `source`, /proc/self/fd/N too; os.link does not."""
     old, new = os.fsencode(source), os.fsencode(target)

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.posix.calls import (
+    KEEP_SIZE,
     OTHER,
     OWNER,
+    PUNCH_HOLE,
     STRANGER,
+    ZERO_RANGE,
     as_user,
+    fallocate,
     let_clock_tick,
     refused,
     write_file,
@@ -124,6 +128,12 @@ def test_chown_clears_suid_and_sgid_of_programs(mine: Path, mode: int, left: int
     assert mode_of(mine) == left
 
 
+def test_chown_that_leaves_both_ids_clears_suid_and_sgid_too(mine: Path) -> None:
+    mine.chmod(0o6755)
+    as_user(OWNER, lambda: os.chown(mine, -1, -1))
+    assert mode_of(mine) == 0o755
+
+
 def test_chown_leaves_the_sgid_bit_of_a_directory(place: Path) -> None:
     (place / "directory").mkdir()
     (place / "directory").chmod(0o6755)
@@ -149,7 +159,18 @@ def _truncating_open(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
 
 
-@pytest.mark.parametrize("change", [_write, _append, _truncate, _truncating_open])
+def _fallocate(mode: int, path: Path) -> None:
+    with open(path, "r+b", buffering=0) as stream:
+        fallocate(stream.fileno(), mode, 0, 4096)
+
+
+_allocate = partial(_fallocate, 0)
+_punch = partial(_fallocate, PUNCH_HOLE | KEEP_SIZE)
+_zero = partial(_fallocate, ZERO_RANGE)
+_CHANGES = [_write, _append, _truncate, _truncating_open, _allocate, _punch, _zero]
+
+
+@pytest.mark.parametrize("change", _CHANGES)
 @pytest.mark.parametrize(
     ("mode", "left"), [(0o4777, 0o777), (0o2777, 0o777), (0o6777, 0o777), (0o6766, 0o766)]
 )
@@ -171,6 +192,7 @@ def test_a_write_by_root_keeps_suid_and_sgid(place: Path) -> None:
     path = write_file(place / "program", b"content", 0o6755)
     _write(path)
     _append(path)
+    _allocate(path)
     assert mode_of(path) == 0o6755
 
 

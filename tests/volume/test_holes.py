@@ -180,6 +180,22 @@ def test_what_a_punch_made_is_there_after_a_mount(trial: Trial, how: str) -> Non
     assert audit(trial.volume) == []
 
 
+def test_what_a_truncation_left_makes_way_in_steps_for_a_file_that_grows(volume: Volume) -> None:
+    number = pages(volume, 40)
+    volume.data.truncate(number, 10 * PAGE)
+    assert not volume.attributes.makes_way(number, 10 * PAGE), "it does not grow"
+    steps = 0
+    while volume.attributes.makes_way(number, 30 * PAGE):
+        steps += 1
+        assert audit(volume) == []
+    assert steps > 1
+    assert volume.attributes.get(number).size == 10 * PAGE
+    volume.data.truncate(number, 30 * PAGE)
+    assert content(volume, number)[10 * PAGE :] == bytes(20 * PAGE)
+    assert audit(volume) == []
+    assert not volume.attributes.makes_way(number + 1, PAGE), "there is no such file"
+
+
 def test_a_file_whose_tail_the_reaper_has_not_taken_yet_is_punched_and_grows(
     volume: Volume,
 ) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import stat
 from collections.abc import Callable, Mapping
 
+import trio
+
 from shmr.format.rows import Inode
 from shmr.fuse import protocol
 from shmr.fuse.groups import in_group
@@ -61,8 +63,8 @@ class AttributeRequests:
     def setattr(self, number: int, body: memoryview, head: Head) -> Reply:
         fields = protocol.SETATTR.unpack_from(body)
         valid = fields[0] & _NAMED
-        if valid & ~protocol.SET_MTIME == protocol.SET_CTIME:
-            return self._known.attributes(self._flushed(number, fields, valid))
+        if valid == _FLUSHED:
+            return self._known.attributes(self._flushed(number, fields))
         change = AttributeChange(
             mode=stat.S_IMODE(fields[11]) if valid & protocol.SET_MODE else None,
             uid=fields[13] if valid & protocol.SET_UID else None,
@@ -72,16 +74,32 @@ class AttributeRequests:
             mtime_ns=fields[6] * _NS + fields[9] if valid & protocol.SET_MTIME else None,
             ctime_ns=fields[7] * _NS + fields[10] if valid & protocol.SET_CTIME else None,
         )
-        return self._known.attributes(self._changed(number, change, head))
+        if change.size is not None and self._attributes.makes_way(number, change.size):
+            return self._changed_later(number, change, head)
+        return self._replied(number, change, head)
 
-    def _flushed(self, number: int, fields: tuple[int, ...], valid: int) -> Inode:
+    def _replied(self, number: int, change: AttributeChange, head: Head) -> Reply:
+        inode = self._changed(number, change, head)
+        if change.size is not None:
+            # The kernel's size and ours are one again: what is read as zeros behind it, is zeros.
+            self._known.unwritten.discard(number)
+        return self._known.attributes(inode)
+
+    async def _changed_later(self, number: int, change: AttributeChange, head: Head) -> Reply:
+        """Growing over what a truncation has left takes long, if that was much: in parts."""
+        assert change.size is not None
+        while self._attributes.makes_way(number, change.size):
+            await trio.lowlevel.checkpoint()
+        return self._replied(number, change, head)
+
+    def _flushed(self, number: int, fields: tuple[int, ...]) -> Inode:
         """The kernel writes its own times back."""
         inode = self._attributes.get(number)
         if inode.links == 0:
             # Of a file it has just unlinked: not worth a row.
             return inode
         change = AttributeChange(
-            mtime_ns=fields[6] * _NS + fields[9] if valid & protocol.SET_MTIME else None,
+            mtime_ns=fields[6] * _NS + fields[9],
             ctime_ns=fields[7] * _NS + fields[10],
         )
         return self._attributes.set(number, change)
@@ -90,7 +108,9 @@ class AttributeRequests:
         """Apply `change`, with what it does to suid and sgid."""
         if change == AttributeChange():
             return self._attributes.get(number)
-        is_chown = change.uid is not None or change.gid is not None
+        # chown(2) that leaves both ids is sent as a change of nothing but ctime.
+        only_ctime = change == AttributeChange(ctime_ns=change.ctime_ns)
+        is_chown = change.uid is not None or change.gid is not None or only_ctime
         is_truncate = change.size is not None and head[UID] != _ROOT_UID
         if (is_chown or is_truncate) and change.mode is None:
             inode = self._attributes.get(number)

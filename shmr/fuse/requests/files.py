@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -17,7 +17,7 @@ from shmr.fuse.known import Known
 from shmr.fuse.loop import Handler, Reply
 from shmr.fuse.privileges import without_privileges
 from shmr.fuse.promise import Promise
-from shmr.fuse.protocol import Head, Opcode
+from shmr.fuse.protocol import UID, Head, Opcode
 from shmr.fuse.reads import ReadTimes
 from shmr.fuse.requests.attributes import AttributeRequests
 from shmr.fuse.requests.names import caller_of, name_of
@@ -31,6 +31,7 @@ READERS = 128
 
 Dig = Callable[[int, int, int], None]
 
+_ROOT_UID = 0
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2)
 
 
@@ -150,27 +151,57 @@ class FileRequests:
 
     def write(self, number: int, body: memoryview, head: Head) -> Reply:
         _, offset, size, flags = protocol.WRITE.unpack_from(body)
-        self._data.write(number, offset, body[protocol.WRITE_BYTES : protocol.WRITE_BYTES + size])
-        if flags & protocol.WRITE_KILL_SUIDGID:
-            inode = self._attributes.get(number)
-            mode = without_privileges(inode.mode, member=in_group(inode.gid, head))
-            if mode != inode.mode:
-                self._attributes.set(number, AttributeChange(mode=stat.S_IMODE(mode)))
-        return protocol.written(size)
+        payload = body[protocol.WRITE_BYTES : protocol.WRITE_BYTES + size]
+        kills = bool(flags & protocol.WRITE_KILL_SUIDGID)
+        if self._attributes.makes_way(number, offset + size):
+            write = functools.partial(self._write, number, offset, bytes(payload), head, kills)
+            return self._once_clear(number, offset + size, write)
+        return self._write(number, offset, payload, head, kills)
+
+    def _write(
+        self, number: int, offset: int, payload: bytes | memoryview, head: Head, kills: bool
+    ) -> Reply:
+        self._data.write(number, offset, payload)
+        if kills:
+            self._kill_privileges(number, head)
+        return protocol.written(len(payload))
+
+    async def _once_clear(self, number: int, end: int, call: Callable[[], Reply]) -> Reply:
+        """Growing over what a truncation has left takes long, if that was much: in parts."""
+        while self._attributes.makes_way(number, end):
+            await trio.lowlevel.checkpoint()
+        reply = call()
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    def _kill_privileges(self, number: int, head: Head) -> None:
+        inode = self._attributes.get(number)
+        mode = without_privileges(inode.mode, member=in_group(inode.gid, head))
+        if mode != inode.mode:
+            self._attributes.set(number, AttributeChange(mode=stat.S_IMODE(mode)))
 
     def fallocate(self, number: int, body: memoryview, head: Head) -> Reply:
         _, offset, length, mode = protocol.FALLOCATE.unpack_from(body)
         keep_size = bool(mode & _KEEP_SIZE)
-        match mode & ~_KEEP_SIZE:
-            case 0:
-                self._holes.allocate(number, offset, length, keep_size=keep_size)
-                return 0
-            case value if value == _PUNCH_HOLE and keep_size:
-                return self._dug(self._holes.punch, number, offset, length)
-            case value if value == _ZERO_RANGE:
-                zero = functools.partial(self._holes.zero, keep_size=keep_size)
-                return self._dug(zero, number, offset, length)
-        return errno.EOPNOTSUPP
+        kind = mode & ~_KEEP_SIZE
+        if kind not in (0, _PUNCH_HOLE, _ZERO_RANGE) or (kind == _PUNCH_HOLE and not keep_size):
+            return errno.EOPNOTSUPP
+        if head[UID] != _ROOT_UID:
+            # The kernel does not say so here, as it does with a write.
+            self._kill_privileges(number, head)
+        end = offset + length
+        if kind == 0:
+            call = functools.partial(self._allocate, number, offset, length, keep_size)
+        else:
+            zero = functools.partial(self._holes.zero, keep_size=keep_size)
+            dig = self._holes.punch if kind == _PUNCH_HOLE else zero
+            call = functools.partial(self._dug, dig, number, offset, length)
+        if not keep_size and self._attributes.makes_way(number, end):
+            return self._once_clear(number, end, call)
+        return call()
+
+    def _allocate(self, number: int, offset: int, length: int, keep_size: bool) -> Reply:
+        self._holes.allocate(number, offset, length, keep_size=keep_size)
+        return 0
 
     def _dug(self, dig: Dig, number: int, offset: int, length: int) -> Reply:
         """Dig at once where little is in the way, else in parts between which others go on."""
