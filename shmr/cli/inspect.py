@@ -214,7 +214,7 @@ def show_overview(found: Overview, now_ns: int) -> str:
                             drive.dead_bytes,
                         )
                     ),
-                    drive.missing or "up",
+                    drive.missing or ("up" if drive.state == "normal" else drive.state),
                 )
                 for pool in found.pools
                 for drive in pool.drives

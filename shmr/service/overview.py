@@ -24,6 +24,7 @@ from shmr.service.locate import mount_points
 from shmr.service.survey import Survey, Surveyed
 from shmr.service.whereabouts import LOST, Finder, Part, Whereabouts, looking
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
+from shmr.volume.drive_states import known_state, state_name
 
 LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The classes of segments end at these shares of live bytes."""
@@ -33,7 +34,8 @@ LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class DriveView:
     """A drive. `missing` says why it is not there; then it has no numbers.
 
-    `used_bytes` are those of shmr's files, `dead_bytes` of them what cleaning would win.
+    `used_bytes` are those of shmr's files, `dead_bytes` of them what cleaning would win. `state` is
+    what it is meant for: prefer, normal, avoid, drain.
     """
 
     path: str
@@ -43,6 +45,7 @@ class DriveView:
     free_bytes: int
     used_bytes: int
     dead_bytes: int
+    state: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def overview(config_path: str | os.PathLike[str]) -> Overview:
             mount_points(config),
             reading.written_ns,
             held.count,
-            tuple(_pool(pool, survey, uses, held, dead) for pool in config.pools),
+            tuple(_pool(pool, reading, survey, uses, held, dead) for pool in config.pools),
             tuple(
                 RedundancyView(pool, left, size)
                 for (pool, left), size in sorted(held.redundancy.items())
@@ -182,7 +185,12 @@ def _uses(reading: Reading, finder: Finder) -> list[_Use]:
 
 
 def _pool(
-    pool: PoolConfig, survey: Survey, uses: Iterable[_Use], held: _Held, dead: Counter[str]
+    pool: PoolConfig,
+    reading: Reading,
+    survey: Survey,
+    uses: Iterable[_Use],
+    held: _Held,
+    dead: Counter[str],
 ) -> PoolView:
     of_pool = [use for use in uses if use.where.pool == pool.name]
     classes = Counter(bisect_left(LIVENESS, use.live_share) for use in of_pool)
@@ -190,7 +198,7 @@ def _pool(
         pool.name,
         pool.priority,
         str(pool.scheme),
-        tuple(_drive(d, dead[d.path]) for d in survey.drives if d.pool == pool.name),
+        tuple(_drive(d, reading, dead[d.path]) for d in survey.drives if d.pool == pool.name),
         held.files[pool.name],
         held.live[pool.name],
         sum(use.dead_bytes for use in of_pool),
@@ -198,7 +206,8 @@ def _pool(
     )
 
 
-def _drive(drive: Surveyed, dead_bytes: int) -> DriveView:
+def _drive(drive: Surveyed, reading: Reading, dead_bytes: int) -> DriveView:
+    number = 1 if drive.drive is None else reading.state(state_name(drive.drive), 1)
     return DriveView(
         drive.path,
         None if drive.drive is None else drive.drive.hex(),
@@ -207,6 +216,7 @@ def _drive(drive: Surveyed, dead_bytes: int) -> DriveView:
         drive.free_bytes,
         drive.used_bytes,
         dead_bytes,
+        known_state(number).name.lower(),
     )
 
 
