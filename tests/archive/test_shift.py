@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from shmr.archive.pool import NoPlace
+from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Shift
 from shmr.archive.victims import victims
+from shmr.format.fragment import Code
 from shmr.format.records import Stream
 from shmr.testing.trial import scratch
 from shmr.volume.cleaner import run_inline
 from shmr.volume.volume import Volume
-from tests.archive.site import SCHEMES, Site, pool_of, small_limits
+from tests.archive.site import SCHEMES, UNIT, ZONE, Site, drive_id, pool_of, small_limits
 
 
 @pytest.fixture
@@ -214,3 +215,18 @@ def test_a_full_pool_can_still_be_cleaned(place: Path) -> None:
     site.assert_files(volume)
     site.assert_nothing_astray(volume)
     volume.close()
+
+
+@pytest.mark.thorough
+def test_every_loss_of_three_drives_of_8_3_is_survived(place: Path) -> None:
+    ids = tuple(drive_id(0, index) for index in range(11))
+    pool = Pool(b"p" * 16, "cold0", 8, 3, Code.ISA_L_RS_CAUCHY, ZONE, ids, UNIT)
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume)
+    site.shift(volume, pool)
+    volume.close()
+    for lost in combinations(pool.drives, 3):
+        volume = site.open(missing=lost, read_only=True)
+        site.assert_files(volume)
+        volume.abandon()
