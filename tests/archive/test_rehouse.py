@@ -209,13 +209,19 @@ def test_a_replacement_cut_off_anywhere_is_completed_by_the_next(place: Path) ->
 
 
 def strike(
-    site: Site, pool: Pool, drive: bytes, number: int, fault: Fault, persistent: bool
+    site: Site,
+    pool: Pool,
+    drive: bytes,
+    number: int,
+    fault: Fault,
+    persistent: bool,
+    missing: tuple[bytes, ...] = (),
 ) -> bool:
     """A drain in a copy of the world, with one fault, and a second one without it."""
     world = site.world.kill()
     catalog = site.place / "struck"
     lay_down(files_of(site.catalog), catalog)
-    volume = site.open(world, catalog)
+    volume = site.open(world, catalog, missing=missing)
     base = world.reads if fault is Fault.READ else world.operations
     world.fail(base + number, fault, persistent=persistent)
     try:
@@ -228,7 +234,7 @@ def strike(
     site.assert_files(volume)
     volume.abandon()
     left = world.kill()
-    volume = site.open(left, catalog)
+    volume = site.open(left, catalog, missing=missing)
     site.assert_files(volume)
     empty_drive(site, volume, pool, drive)
     assert_left(site, volume, left, pool, drive)
@@ -248,6 +254,32 @@ def test_one_fault_at_any_operation_of_a_drain_loses_nothing(
     while strike(site, pool, drive, number, fault, persistent):
         number += 1
     assert number > 3
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_one_fault_at_any_operation_of_a_rebuild_loses_nothing(place: Path, fault: Fault) -> None:
+    pool = pool_of("4+2")
+    site = archived_site(place, pool)
+    drive = used_drive(site, pool)
+    number = 0
+    while strike(site, pool, drive, number, fault, persistent=False, missing=(drive,)):
+        number += 1
+    assert number > 3
+
+
+def test_a_drive_is_rebuilt_whichever_other_is_lost_too(place: Path) -> None:
+    pool = pool_of("4+2", drives=8)
+    site = archived_site(place, pool)
+    files = files_of(site.catalog)
+    for lost in pool.drives:
+        for other in set(pool.drives) - {lost}:
+            world, catalog = site.world.kill(), site.place / "image"
+            lay_down(files, catalog)
+            volume = site.open(world, catalog, missing=(lost, other))
+            assert not empty_drive(site, volume, pool, lost).lost
+            assert list(fragments_on(rows_of(volume), lost)) == []
+            site.assert_files(volume)
+            volume.close()
 
 
 def test_what_cannot_be_decoded_is_told_and_left(place: Path) -> None:
