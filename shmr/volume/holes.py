@@ -71,7 +71,10 @@ class Holes:
         end = offset + length
         usage = self._space.usage()
         room = usage.blocks_free * usage.block_size
-        if length > room and length - self._data_bytes(inode, offset, end) > room:
+        # What the whole file has says enough, mostly: a long one has a million extents to look at.
+        if length - inode.allocated > room or (
+            length > room and length - self._data_bytes(inode, offset, end) > room
+        ):
             raise NoSpace()
         size = inode.size if keep_size else max(inode.size, end)
         self._dig(inode, inode.size, size, size)

@@ -180,6 +180,15 @@ def test_what_a_punch_made_is_there_after_a_mount(trial: Trial, how: str) -> Non
     assert audit(trial.volume) == []
 
 
+def test_what_can_never_fit_is_refused_without_a_look_at_every_extent(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = pages(volume, 40)
+    monkeypatch.setattr(volume.catalog, "extents", lambda *_: pytest.fail("it looks"))
+    with pytest.raises(NoSpace):
+        volume.holes.allocate(number, 0, 1 << 50, keep_size=False)
+
+
 def test_what_a_truncation_left_makes_way_in_steps_for_a_file_that_grows(volume: Volume) -> None:
     number = pages(volume, 40)
     volume.data.truncate(number, 10 * PAGE)
