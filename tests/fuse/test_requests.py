@@ -22,6 +22,7 @@ from shmr.errors import DriveError, IntegrityError, NoSpace, Refused
 from shmr.fuse.requests.directories import LISTED_MAX_BYTES
 from tests.fuse.memory import MemoryPlan
 from tests.fuse.serving import LIMIT_S, Served
+from tests.mounted import wait_until
 from tests.posix.calls import ZERO_RANGE, fallocate, getdents
 
 pytestmark = pytest.mark.mount
