@@ -23,6 +23,7 @@ from shmr.drive.directory import DirectoryDrive
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
 from shmr.format.archived import Archived
+from shmr.format.superblock import Superblock
 from shmr.service.compact import Watcher
 from shmr.service.offline import unmounted
 from shmr.service.rehousing import Job, Rehoused, Stop, nobody_stops, room_of, rows_of
@@ -97,7 +98,7 @@ def _add(config: Config, volume: Volume, pool: Pool, entry: DriveConfig) -> None
     try:
         if entry.mounted and not drive.is_mount_point():
             raise SetupError(f"{entry.path}: nothing is mounted there; mount its disk first")
-        block = read_superblock(drive)
+        block = _superblock(drive)
         if block is not None:
             there = fragments.drives.get(block.drive)
             if there is not None and block.pool == pool.id:
@@ -119,6 +120,19 @@ def _add(config: Config, volume: Volume, pool: Pool, entry: DriveConfig) -> None
         members.join(drive, os.urandom(16), others, time.time_ns())
     finally:
         drive.close()
+
+
+def _superblock(drive: DirectoryDrive) -> Superblock | None:
+    """Whose it is; None: nobody's. A torn one alone is what a cut-off `add` leaves, and goes."""
+    try:
+        return read_superblock(drive)
+    except SetupError:
+        torn = [name for name in drive.names() if name.startswith("superblock-")]
+        if not drive.is_empty(besides=torn):
+            raise
+        for name in torn:
+            drive.discard(name)
+        return None
 
 
 # -- moving
@@ -206,7 +220,7 @@ def _empty(
             same_device=pool.same_device,
         )
         job.carry_out(plan)
-        if job.rehousing.lost:
+        if job.rehousing.lost or job.stopped:
             break
     left = _count(rows_of(volume, pool), known.drive)
     if not left:

@@ -234,6 +234,10 @@ def test_only_an_empty_directory_of_the_config_is_added(place: Place) -> None:
     (place.base / "e" / "letter").write_text("dear")
     with pytest.raises(SetupError, match="not empty"):
         service.drive_add(place.config, place.path("e"))
+    (place.base / "e" / "superblock-000002").write_bytes(b"shmrdrv1, and torn")
+    with pytest.raises(SetupError, match="superblock-000002"):
+        service.drive_add(place.config, place.path("e"))
+    # Alone it is what a power cut left of adding the drive.
     (place.base / "e" / "letter").unlink()
     service.drive_add(place.config, place.path("e"))
     service.drive_add(place.config, place.path("e"))
@@ -311,9 +315,13 @@ def test_redundancy_that_drives_do_not_allow_is_refused(place: Place) -> None:
 
 
 def test_parity_stays_where_a_drive_of_the_rest_is_missing(place: Place) -> None:
-    shutil.rmtree(place.base / "a")
-    service.drive_drain(place.config, place.path("a"))
-    (place.base / "b").rename(place.base / "away")
-    widths = place.widths()
-    assert widths == {3: sum(widths.values())}
+    segments = sum(place.widths().values())
+    assert service.redundancy(place.config, "cold", 2).is_complete
+    (place.base / "a").rename(place.base / "away")
+    done = service.redundancy(place.config, "cold", 1)
+    assert not done.is_complete and done.left == len(done.lost) > 0
+    assert place.widths() == {4: done.left, 3: segments - done.left}
+    place.assert_files()
+    (place.base / "away").rename(place.base / "a")
+    assert service.redundancy(place.config, "cold", 1).dropped == done.left
     place.assert_files()
