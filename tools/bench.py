@@ -319,6 +319,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     if sys.argv[1:2] == ["archive"]:
+        signal.signal(signal.SIGTERM, _interrupt)
         return archive.main(sys.argv[2:])
     arguments = _parser().parse_args()
     if arguments.profile and shutil.which("py-spy") is None:

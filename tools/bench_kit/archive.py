@@ -21,12 +21,13 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run. `phases` are seconds of the shift's parts."""
+    """One run. `phases` are seconds of the shift's parts, its CPU in and out of the system, and how
+    often memory was faulted in."""
 
     round: int
     name: str
@@ -118,14 +120,14 @@ def _write(path: Path, size: int, rng: random.Random) -> None:
             size -= file.write(rng.randbytes(min(size, MIB)))
 
 
-def _timed(commands: list[list[str]], **options: Any) -> tuple[float, float, str]:
+def _timed(commands: list[list[str]], cwd: Path | None = None) -> tuple[float, float, str]:
     """Run them at once; seconds until all ended and everything is synced, their CPU, what they
     printed."""
     drop_caches()
     before, start = os.times(), time.monotonic()
     with tempfile.TemporaryFile() as out:
         running = [
-            subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, **options)
+            subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=cwd)
             for command in commands
         ]
         try:
@@ -171,16 +173,16 @@ def _shmr(site: Site, base: Path) -> tuple[float, float, dict[str, float]]:
         encoding="utf-8",
     )
     child = [sys.executable, "-m", "bench_kit.archive"]
-    tools = {"cwd": CHECKOUT / "tools"}
+    tools = CHECKOUT / "tools"
     subprocess.run(
         [*child, "fill", str(config), *map(str, site.data)], check=True, stdin=subprocess.DEVNULL,
-        **tools,
+        cwd=tools,
     )  # fmt: skip
     command = [*child, "shift", str(config)]
     if options.profile is not None:
         spy = ["py-spy", "record", "--format", "raw", "--rate", "200"]
         command = [*spy, "--output", str(options.profile), "--", *command]
-    seconds, cpu_s, told = _timed([command], **tools)
+    seconds, cpu_s, told = _timed([command], cwd=tools)
     found = json.loads([line for line in told.splitlines() if line.startswith("{")][-1])
     if found.pop("moved_bytes") != site.size_bytes:
         raise Failed("shmr-compact did not move everything")
@@ -258,7 +260,7 @@ def _shift(config_path: str) -> None:
     spent: dict[str, float] = {}
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def generator(*args: Any, **options: Any) -> Iterator[Any]:
+        def generator(*args: Any, **options: Any) -> Generator[Any, Any, Any]:
             start = time.monotonic()
             try:
                 return (yield from call(*args, **options))
@@ -268,13 +270,15 @@ def _shift(config_path: str) -> None:
         return generator
 
     patched: Any = machine
-    patched.verify = timed("verify", machine.verify)
+    patched.verify = timed("verify", patched.verify)
     patched.Shift.settle = timed("snapshot", machine.Shift.settle)
     patched_writing: Any = Writing
     patched_writing.run = timed("write", Writing.run)
     start = time.monotonic()
     done = compact(config_path, everything=True, target="cold", flush=True)
     spent["all"] = time.monotonic() - start
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent |= {"user": used.ru_utime, "system": used.ru_stime, "faults": float(used.ru_minflt)}
     print(json.dumps({"moved_bytes": done.moved_bytes, **spent}))
 
 
@@ -327,10 +331,18 @@ def as_text(samples: list[Sample], size_bytes: int) -> str:
                 part: median(sample.phases.get(part, 0.0) for sample in mine)
                 for part in ("write", "verify", "snapshot", "all")
             }
+            used = [
+                median(sample.phases.get(part, 0.0) for sample in mine)
+                for part in ("user", "system", "faults")
+            ]
             rest = parts.pop("all") - sum(parts.values())
             told = ", ".join(f"{part} {took:.2f}" for part, took in parts.items())
             start = middle - sum(parts.values()) - rest
             lines.append(f"{'':10}of it {told}, rest {rest:.2f}, start and end {start:.2f}")
+            lines.append(
+                f"{'':10}CPU of it user {used[0]:.2f}, system {used[1]:.2f}, "
+                f"{used[2]:,.0f} page faults"
+            )
     lines.append("")
     for other, least in (("copy", GOAL), ("snapraid", 1.0)):
         for what, seconds in (
