@@ -30,7 +30,7 @@ The model
 What bounds it: of small files that die uniformly at random, in large segments, with nothing
 batched, a share u of a victim lives when it is cleaned, where fullness = (u - 1) / ln u: each of
 the pool's segments waits for its turn while the dying goes on. Then write amplification =
-1 / (1 - u): 2.69 at 80 %, and 1.8 is reached at 69 %. That is the result of
+1 / (1 - u): 2.69 at 80 %, and 1.8 is reached at 68 %. That is the result of
 Xiang and Kurkoski ("An Improved Analytic Expression for Write Amplification in NAND Flash", arXiv
 1110.4245) for greedy choice; it holds for first in, first out as well. Where nothing tells what
 will die, a choice of victims gains only what chance spreads: much when a segment has few files,
