@@ -11,6 +11,9 @@ task. So a request that waits delays no other.
 Entering trio costs more than a whole small request, and the client that was just answered mostly
 asks again at once. So the loop *lingers*: it waits for the next request outside trio for a moment,
 if no task of its own is waiting for something that only trio can tell. Only then it waits in trio.
+It even waits awake for the first 0.1 ms: on a virtual machine of two processors, to be woken took
+longer than to answer (one client, three turns: a random read 170 to 550 us asleep, 76 to 119 us
+awake, and less CPU in the server too).
 
 Invariants:
 - Every request is answered exactly once, whatever its handler does (see `guard`), but for those
@@ -51,6 +54,11 @@ Handler = Callable[[int, memoryview, Head], Reply]
 TURN_NS = 1_000_000
 """How long requests may be answered without giving other tasks a turn."""
 LINGER_MS = 1
+"""How long the next request is waited for outside trio, asleep."""
+SPIN_NS = 100_000
+"""How long it is first waited for awake, where there is a processor for the client beside ours."""
+SPIN_RESTS = 8
+"""How often it is then not, after it was in vain."""
 BUFFER_BYTES = negotiate.REQUEST_BYTES + 4096
 """A request with 1 MiB of data, and the room that the kernel insists on beside it."""
 _GONE = frozenset({errno.ENODEV, errno.ENOTCONN, errno.EBADF})
@@ -84,6 +92,8 @@ class Loop:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._waiting = 0
+        self._spins = len(os.sched_getaffinity(0)) > 1
+        self._rests = 0
         self._ended = False
         self._closed = False
         """What is promised still is told to nobody: the descriptor's number may soon be another
@@ -128,9 +138,9 @@ class Loop:
 
     def _answer_some(self) -> bool:
         """Answer what is there; False when nothing more has come for a moment."""
-        poll, view, buffers = self._poll.poll, self._view, [self._buffer]
+        view, buffers = self._view, [self._buffer]
         until_ns = time.monotonic_ns() + TURN_NS
-        while poll(0 if self._waiting else LINGER_MS):
+        while self._is_there():
             try:
                 size = os.readv(self._descriptor, buffers)
             except OSError as error:
@@ -144,6 +154,21 @@ class Loop:
             if time.monotonic_ns() >= until_ns:
                 return True
         return False
+
+    def _is_there(self) -> bool:
+        """Whether a request is there, or comes within a moment."""
+        poll = self._poll.poll
+        if self._waiting:
+            return bool(poll(0))
+        if self._rests:
+            self._rests -= 1
+        elif self._spins:
+            until_ns = time.monotonic_ns() + SPIN_NS
+            while time.monotonic_ns() < until_ns:
+                if poll(0):
+                    return True
+            self._rests = SPIN_RESTS
+        return bool(poll(LINGER_MS))
 
     def _answer(self, head: Head, body: memoryview) -> None:
         opcode = head[OPCODE]
