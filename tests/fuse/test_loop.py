@@ -396,17 +396,6 @@ def test_forgets_in_thousands_come_in_parts_that_let_others_go_on() -> None:
     assert before[0] < 8_000
 
 
-def test_the_other_end_s_going_ends_the_loop() -> None:
-    kernel = Kernel({1: echo})
-
-    async def scenario() -> None:
-        kernel.ask(1, 1)
-        await kernel.answer()
-        os.set_blocking(kernel.descriptor, False)
-
-    kernel.run(scenario)
-
-
 def test_the_first_request_negotiates() -> None:
     kernel = Kernel({})
     kernel.ours.send(init(2**32 - 1))
