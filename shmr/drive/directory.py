@@ -8,169 +8,31 @@ What holds here:
   that is only looked at is not changed). Only regular files exist for us.
 * `claim` allocates whole, then syncs file and directory. Truncating up is not allocation: where
   the filesystem cannot allocate, zeros are written.
-* A file takes no append past its claimed size (EFBIG), as a zone takes none.
-* After a failed append, sync or seal the file refuses to be changed again. On Linux a second
-  fdatasync can succeed although the first dropped the pages; here it cannot be tried.
 * Every OSError leaves as a DriveError.
 
-Left to others: what the names and the bytes mean, not closing a file that a thread still reads,
+Left to others: what holds of an open file (`file`), what the names and the bytes mean, not closing a file that a thread still reads,
 and the choice of what to do after an error.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-from shmr.drive.seam import Buffer, Capacity, Drive
+from shmr.drive.calls import Pwritev, allocate, allocated_bytes, mount_id
+from shmr.drive.file import DirectoryFile
+from shmr.drive.seam import Capacity, Drive
 from shmr.errors import DriveError
 
 LOCK_NAME = "lock"
 SMALL_BYTES = 64 * 1024
 
-_SYNC_FILE_RANGE_WRITE = 2
-
-
-def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """sync_file_range(2), which Python does not have; None where the C library lacks it."""
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function
-
-
-_sync_file_range = _find_sync_file_range()
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
-_ZEROS = bytes(1024 * 1024)
-_CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_CANNOT_READ_NOWAIT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-
-Pwritev = Callable[[int, list[memoryview], int], int]
-"""The one system call that writes; tests replace it to make writes short or fail."""
-
-
-class DirectoryFile:
-    """An open file of a `DirectoryDrive`. Made by the drive only."""
-
-    def __init__(self, drive: DirectoryDrive, name: str, fd: int, size: int, end: int) -> None:
-        self._drive = drive
-        self._name = name
-        self._fd = fd
-        self._size = size  # as a reader sees it: what was claimed, until the seal
-        self._end = end
-        self._failed = False
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def end(self) -> int:
-        return self._end
-
-    def append(self, buffers: Sequence[Buffer]) -> None:
-        views = [view for buffer in buffers if (view := memoryview(buffer).cast("B")).nbytes]
-        total = 0
-        for view in views:
-            total += view.nbytes
-        if not total:
-            return
-        # What `_changing` does, written out: entering it took longer than what it guards.
-        try:
-            if self._failed:
-                raise _unchanged(self._name)
-            if self._end + total > self._size:
-                raise OSError(errno.EFBIG, f"{self._name}: append past the claimed size")
-            _write_all(self._drive.pwritev, self._fd, views, self._end)
-        except OSError as error:
-            self._failed = True
-            raise DriveError(self._drive.label, "append", error) from error
-        self._end += total
-
-    def read(self, offset: int, length: int) -> bytes:
-        with self._drive.telling("read"):
-            content = os.pread(self._fd, length, offset)
-            if len(content) == length or not content:
-                return content
-            parts = [content]
-            position = offset + len(content)
-            while position < offset + length:
-                content = os.pread(self._fd, offset + length - position, position)
-                if not content:
-                    break
-                parts.append(content)
-                position += len(content)
-            return b"".join(parts)
-
-    def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
-        if offset + length > self._size:
-            length = max(0, self._size - offset)
-        if not length:
-            return b""
-        if not self._drive.reads_nowait:
-            return None
-        content = bytearray(length)
-        try:
-            got = os.preadv(self._fd, [content], offset, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno in _CANNOT_READ_NOWAIT:
-                self._drive.reads_nowait = False
-            # Nothing else is decided here either: `read` meets a real error again and names it.
-            return None
-        return content if got == length else None
-
-    def prefetch(self, offset: int, length: int) -> None:
-        with suppress(OSError):
-            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
-
-    def write_back(self, offset: int, length: int) -> None:
-        if _sync_file_range is not None:
-            _sync_file_range(self._fd, offset, length, _SYNC_FILE_RANGE_WRITE)
-
-    def evict(self) -> None:
-        with suppress(OSError):
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def sync(self) -> None:
-        with self._changing("sync"):
-            os.fdatasync(self._fd)
-
-    def seal(self) -> None:
-        with self._changing("seal"):
-            # Sync before truncating: a short file is trusted to hold all of its bytes.
-            os.fdatasync(self._fd)
-            if self._end != self._size:
-                os.ftruncate(self._fd, self._end)
-                os.fsync(self._fd)
-                self._size = self._end
-                self._drive.account(self._name, _allocated(os.fstat(self._fd)))
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):
-                os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()  # a forgotten handle keeps the disk busy
-
-    @contextmanager
-    def _changing(self, operation: str) -> Iterator[None]:
-        with self._drive.telling(operation):
-            if self._failed:
-                raise _unchanged(self._name)
-            try:
-                yield
-            except OSError:
-                self._failed = True
-                raise
 
 
 class DirectoryDrive:
@@ -200,7 +62,7 @@ class DirectoryDrive:
             if limit_bytes is not None:
                 with self.telling("names"):
                     for name, facts in self._regular():
-                        self.account(name, _allocated(facts))
+                        self.account(name, allocated_bytes(facts))
         except BaseException:
             self.close()
             raise
@@ -327,7 +189,7 @@ class DirectoryDrive:
                 here, above = os.fstat(self._fd), os.fstat(parent)
                 if here.st_dev != above.st_dev or here.st_ino == above.st_ino:
                     return True
-                return _mount_id(self._fd) != _mount_id(parent)
+                return mount_id(self._fd) != mount_id(parent)
             finally:
                 os.close(parent)
 
@@ -364,10 +226,10 @@ class DirectoryDrive:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._fd)
         try:
-            _allocate(self.pwritev, fd, size_bytes)
+            allocate(self.pwritev, fd, size_bytes)
             os.fsync(fd)
             os.fsync(self._fd)
-            self.account(name, _allocated(os.fstat(fd)))
+            self.account(name, allocated_bytes(os.fstat(fd)))
         except BaseException:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._fd)
@@ -432,54 +294,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _unchanged(name: str) -> OSError:
-    return OSError(errno.EIO, f"{name}: not changed again after an error")
-
-
 def _require_regular(name: str, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, f"{name}: not a regular file")
-
-
-def _allocated(facts: os.stat_result) -> int:
-    return facts.st_blocks * 512
-
-
-def _allocate(pwritev: Pwritev, fd: int, size_bytes: int) -> None:
-    """Make the file `size_bytes` long with all of its space taken."""
-    if not size_bytes:
-        return
-    try:
-        os.posix_fallocate(fd, 0, size_bytes)
-        return
-    except OSError as error:
-        if error.errno not in _CANNOT_ALLOCATE:
-            raise
-    zeros = memoryview(_ZEROS)
-    for offset in range(0, size_bytes, len(zeros)):
-        _write_all(pwritev, fd, [zeros[: size_bytes - offset]], offset)
-
-
-def _write_all(pwritev: Pwritev, fd: int, views: list[memoryview], offset: int) -> None:
-    """Write all of `views` (none empty) at `offset`, however short the single writes are."""
-    first = 0
-    while first < len(views):
-        written = pwritev(fd, views[first : first + _IOV_MAX], offset)
-        if written <= 0:
-            raise OSError(errno.EIO, "a write made no progress")
-        offset += written
-        while first < len(views) and written >= (size := views[first].nbytes):
-            written -= size
-            first += 1
-        if written:
-            views[first] = views[first][written:]
-
-
-def _mount_id(fd: int) -> int:
-    """The kernel's id of the mount that `fd` was opened through (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
-        for line in lines:
-            key, _, value = line.partition(":")
-            if key == "mnt_id":
-                return int(value)
-    return 0
