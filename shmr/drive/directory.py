@@ -10,8 +10,8 @@ What holds here:
   the filesystem cannot allocate, zeros are written.
 * Every OSError leaves as a DriveError.
 
-Left to others: what holds of an open file (`file`), what the names and the bytes mean, not closing a
-file that a thread still reads, and the choice of what to do after an error.
+Left to others: what holds of an open file (`file`), what the names and the bytes mean, not closing
+a file that a thread still reads, and the choice of what to do after an error.
 """
 
 from __future__ import annotations
