@@ -147,9 +147,7 @@ def test_formats_and_decisions_reach_for_nothing(module: Path) -> None:
 
 def test_the_filesystem_imports_where_trio_is_absent() -> None:
     below = [
-        module_name(path)
-        for path in MODULES
-        if LAYERS[package_of(path)] <= LAST_LAYER_WITHOUT_FUSE
+        module_name(path) for path in MODULES if LAYERS[package_of(path)] <= LAST_LAYER_WITHOUT_FUSE
     ]
     code = (
         "import importlib, sys\n"

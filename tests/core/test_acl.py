@@ -81,12 +81,7 @@ def test_a_missing_or_repeated_entry_is_invalid_or_another_valid_acl(
 def test_the_bytes_are_those_of_linux() -> None:
     # Written by setfacl -m u:1000:rw on a file of mode 0640, read by getfattr.
     value = bytes.fromhex(
-        "02000000"
-        "01000600ffffffff"
-        "02000600e8030000"
-        "04000400ffffffff"
-        "10000600ffffffff"
-        "20000000ffffffff"
+        "0200000001000600ffffffff02000600e803000004000400ffffffff10000600ffffffff20000000ffffffff"
     )
     acl = decode(value)
     assert acl == Acl(
