@@ -15,9 +15,9 @@ from shmr.errors import SetupError
 from shmr.units import format_size
 
 if TYPE_CHECKING:
-    from shmr.service.compact import Watcher
     from shmr.service.drive_list import DriveList
-    from shmr.service.rehousing import Rehoused, Stop
+    from shmr.service.following import Stop, Watcher
+    from shmr.service.rehousing import Rehoused
 
 STATES = ("prefer", "normal", "avoid", "drain")
 

@@ -10,8 +10,8 @@ from shmr.cli.drive import watch
 from shmr.cli.library import Service
 
 if TYPE_CHECKING:
-    from shmr.service.compact import Watcher
-    from shmr.service.rehousing import Rehoused, Stop
+    from shmr.service.following import Stop, Watcher
+    from shmr.service.rehousing import Rehoused
 
 _DESCRIPTION = """\
 Make everything in an archive pool survive the loss of any N drives, while the filesystem is not

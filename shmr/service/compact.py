@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shmr.archive.control import Control, Phase, Stopped
+from shmr.archive.control import Stopped
 from shmr.archive.forecast import Forecast, forecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.plan import Lot
@@ -23,6 +23,7 @@ from shmr.archive.victims import DEAD_SHARE_PRESSED, inodes_in, victims
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError
 from shmr.service.choosing import Move, Places, Wish, chosen
+from shmr.service.following import Follower, Stop, Watcher, nobody_stops
 from shmr.service.offline import unmounted
 from shmr.service.shifting import ShiftStatus
 from shmr.units import format_size
@@ -31,7 +32,6 @@ from shmr.volume.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-NAP_S = 0.2
 READERS = 4
 """Threads that gather; each drive that is written to has one of its own."""
 
@@ -55,35 +55,6 @@ class Compaction:
     forecasts: tuple[Forecast, ...] = ()
 
 
-Watcher = Callable[[str, int, int], None]
-"""Told now and then what is done, how many bytes of files are, and of how many."""
-
-
-class _Follower:
-    """Counts what is done, for whoever watches and for the status file."""
-
-    def __init__(self, watcher: Watcher | None, status: ShiftStatus) -> None:
-        self._watcher = watcher
-        self._status = status
-        self._halves = self._total = 0
-
-    def plan(self, more_bytes: int) -> None:
-        """So much more will be moved."""
-        self._total += more_bytes
-        self._status.plan(self._total)
-        self._tell("planning")
-
-    def advance(self, phase: Phase, size_bytes: int) -> None:
-        # What is written is then verified: each of the two is half of it. Moving back is all.
-        self._halves += 2 * size_bytes if phase is Phase.RECALL else size_bytes
-        self._tell(phase.value)
-
-    def _tell(self, phase: str) -> None:
-        self._status.update(phase, self._halves // 2)
-        if self._watcher is not None:
-            self._watcher(phase, self._halves // 2, self._total)
-
-
 def compact(
     config_path: str | os.PathLike[str],
     *,
@@ -96,7 +67,7 @@ def compact(
     dry_run: bool = False,
     limit_rate: int | None = None,
     watcher: Watcher | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = nobody_stops,
 ) -> Compaction:
     """Move the files that are named, or `everything`, or what the rules say; back or forth.
 
@@ -118,8 +89,8 @@ def compact(
                 found += _cleanings(volume, pools, flush)
             return Compaction(True, forecasts=tuple(found))
         status = ShiftStatus(config, volume)
-        follower = _Follower(watcher, status)
-        control = Control(follower.advance, stop, _pace(limit_rate, stop))
+        follower = Follower(watcher, status)
+        control = follower.control(stop, limit_rate)
         shift = Shift(volume, pools, control=control, readers=READERS)
         stopped = False
         try:
@@ -281,18 +252,3 @@ def _cleanings(volume: Volume, pools: Iterable[Pool], flush: bool) -> Iterator[F
                 flush=flush,
                 victims=len(found),
             )
-
-
-def _pace(limit_rate: int | None, stop: Callable[[], bool]) -> Callable[[int], None]:
-    """Waits until so many more bytes are within the rate, or nobody wants them any more."""
-    if limit_rate is None:
-        return lambda size: None
-    rate, free_at = max(1, limit_rate), time.monotonic()
-
-    def wait(size: int) -> None:
-        nonlocal free_at
-        while (left := free_at - time.monotonic()) > 0 and not stop():
-            time.sleep(min(left, NAP_S))
-        free_at = max(time.monotonic(), free_at) + size / rate
-
-    return wait

@@ -24,9 +24,9 @@ from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
 from shmr.format.archived import Archived
 from shmr.format.superblock import Superblock
-from shmr.service.compact import Watcher
+from shmr.service.following import Stop, Watcher, nobody_stops
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job, Rehoused, Stop, nobody_stops, room_of, rows_of
+from shmr.service.rehousing import Job, Rehoused, room_of, rows_of
 from shmr.volume import members
 from shmr.volume.drive_states import state_row
 from shmr.volume.membership import read_superblock

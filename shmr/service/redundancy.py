@@ -13,9 +13,9 @@ from shmr.codec import self_test
 from shmr.config import PoolConfig, load
 from shmr.errors import SetupError
 from shmr.format.fragment import WIDTH_MAX
-from shmr.service.compact import Watcher
+from shmr.service.following import Stop, Watcher, nobody_stops
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job, Rehoused, Stop, nobody_stops, room_of, rows_of
+from shmr.service.rehousing import Job, Rehoused, room_of, rows_of
 
 
 def redundancy(

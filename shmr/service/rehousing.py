@@ -5,7 +5,7 @@ What an earlier run that was cut off left is put in order first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shmr.archive.control import Control, Phase, Stopped
@@ -16,16 +16,9 @@ from shmr.archive.rehouse import Rehousing
 from shmr.archive.shift import Shift
 from shmr.core.placement import DriveFacts
 from shmr.format.archived import Archived
-from shmr.service.compact import Watcher
+from shmr.service.following import Stop, Watcher
 from shmr.volume.cleaner import Work, run_inline
 from shmr.volume.volume import Volume
-
-Stop = Callable[[], bool]
-
-
-def nobody_stops() -> bool:
-    """For whoever cannot be asked."""
-    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,75 @@
+"""What whoever runs a long job on an unmounted filesystem may ask of it, and is told by it.
+
+How far it is, for a progress bar and for the status file; how fast it may go; when to stop. The
+same for files that are moved (`compact`) and for fragments that are written anew (`rehousing`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from shmr.archive.control import Control, Phase
+from shmr.service.shifting import ShiftStatus
+
+NAP_S = 0.2
+
+Watcher = Callable[[str, int, int], None]
+"""Told now and then what is done, how many bytes are, and of how many."""
+Stop = Callable[[], bool]
+"""Whether to stop; asked where that is safe."""
+
+
+def nobody_stops() -> bool:
+    """For whoever cannot be asked."""
+    return False
+
+
+class Follower:
+    """Counts what is done, for whoever watches and for the status file."""
+
+    def __init__(self, watcher: Watcher | None, status: ShiftStatus) -> None:
+        self._watcher = watcher
+        self._status = status
+        self._halves = self._total = 0
+
+    def plan(self, more_bytes: int) -> None:
+        """So much more will be moved."""
+        self._total += more_bytes
+        self._status.plan(self._total)
+        self._tell("planning")
+
+    def advance(self, phase: Phase, size_bytes: int) -> None:
+        """So much of it was done, or half done: what is written is then verified."""
+        # Each of the two is half of it. Moving back is all.
+        self._halves += 2 * size_bytes if phase is Phase.RECALL else size_bytes
+        self._tell(phase.value)
+
+    @property
+    def done_bytes(self) -> int:
+        """Written and verified."""
+        return self._halves // 2
+
+    def control(self, stop: Stop, limit_rate: int | None) -> Control:
+        """What the job is given; `limit_rate` is in bytes per second."""
+        return Control(self.advance, stop, pace(limit_rate, stop))
+
+    def _tell(self, phase: str) -> None:
+        self._status.update(phase, self.done_bytes)
+        if self._watcher is not None:
+            self._watcher(phase, self.done_bytes, self._total)
+
+
+def pace(limit_rate: int | None, stop: Stop) -> Callable[[int], None]:
+    """Waits until so many more bytes are within the rate, or nobody wants them any more."""
+    if limit_rate is None:
+        return lambda size: None
+    rate, free_at = max(1, limit_rate), time.monotonic()
+
+    def wait(size: int) -> None:
+        nonlocal free_at
+        while (left := free_at - time.monotonic()) > 0 and not stop():
+            time.sleep(min(left, NAP_S))
+        free_at = max(time.monotonic(), free_at) + size / rate
+
+    return wait
