@@ -21,6 +21,8 @@ from shmr.units import KIB, NS_PER_S, format_size, parse_size
 
 _ALIGNMENT = 4 * KIB
 _PATH_BYTES_MAX = 4095
+_LINKS_MAX = 40
+"""As many as Linux follows in one path."""
 _AGE_MAX_NS = 1000 * 365 * 86_400 * NS_PER_S
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -182,4 +184,33 @@ class FieldReader:
         if long or any(ord(character) < 32 for character in value):
             self.report(place, f"not a path that a system call takes: {shown(value)}")
             return None
-        return Path(os.path.realpath(self.directory / value))
+        return _resolved(self.directory / value)
+
+
+def _resolved(path: Path) -> Path:
+    """`path` with all symbolic links followed; what does not exist stays as it is.
+
+    os.path.realpath asks for the attributes of each directory, which a disk that hangs does not
+    give. That a directory is no link, readlink(2) tells without asking its disk.
+    """
+    rest = os.path.join(os.getcwd(), path).split("/")[::-1]
+    found, links = "/", 0
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            found = os.path.dirname(found)
+            continue
+        try:
+            target = os.readlink(os.path.join(found, name))
+        except OSError:
+            target = None
+        links += target is not None
+        if target is None or links > _LINKS_MAX:
+            found = os.path.join(found, name)
+            continue
+        rest += target.split("/")[::-1]
+        if target.startswith("/"):
+            found = "/"
+    return Path(found)

@@ -26,6 +26,7 @@ from shmr.config.values import (
     CODES,
     DEFAULT_CLEAN_AT,
     DEFAULT_CODE,
+    DEFAULT_READ_DEADLINE_NS,
     DEFAULT_ZONE_BYTES,
     Config,
     DriveConfig,
@@ -34,12 +35,13 @@ from shmr.config.values import (
 )
 from shmr.errors import ConfigError
 from shmr.format.fragment import WIDTH_MAX
-from shmr.units import GIB, MIB, PIB, format_size
+from shmr.units import GIB, MIB, NS_PER_S, PIB, format_size
 
 _FILE_BYTES_MAX = MIB
 _ZONE_BYTES = (MIB, 4 * GIB)
 _DRIVE_BYTES_MAX = 1024 * PIB
 _PRIORITY_MAX = 1_000_000
+_READ_DEADLINE_NS = (NS_PER_S // 10, 3600 * NS_PER_S)
 
 
 _ERASURE_WORKSPACE = (
@@ -93,7 +95,7 @@ class _Reader(FieldReader):
     """Reads the parts of one document."""
 
     def config(self, document: Value, file: Path) -> Config:
-        keys = ("filesystem", "catalog", "same_device", "status_file", "pools")
+        keys = ("filesystem", "catalog", "same_device", "status_file", "read_deadline", "pools")
         fields = self.fields(document, "", keys, required=("filesystem", "pools"))
         items = self.list_of(fields["pools"], "pools", "pool") if "pools" in fields else []
         pools = [self.pool(item, f"pools[{index}]") for index, item in enumerate(items)]
@@ -114,7 +116,18 @@ class _Reader(FieldReader):
             path=file,
             same_device=self.truth(fields, "same_device", ""),
             status_file=status_file,
+            read_deadline_ns=self.read_deadline(fields),
         )
+
+    def read_deadline(self, fields: Mapping[str, Value]) -> int:
+        deadline_ns = self.age(fields, "read_deadline", "")
+        if deadline_ns is None:
+            return DEFAULT_READ_DEADLINE_NS
+        least, most = _READ_DEADLINE_NS
+        if not least <= deadline_ns <= most:
+            found = describe(fields["read_deadline"])
+            self.report("read_deadline", f"expected 0.1s to 1h, found {found}")
+        return deadline_ns
 
     def pool(self, value: Value, place: str) -> PoolConfig:
         required = ("name", "priority", "scheme", "drives")

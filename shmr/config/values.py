@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from shmr.format.fragment import Code
-from shmr.units import MIB
+from shmr.units import MIB, NS_PER_S
 
 CODES = tuple(code.name.lower() for code in Code if code is not Code.COPIES)
 DEFAULT_CODE = Code.ISA_L_RS_CAUCHY.name.lower()
 DEFAULT_ZONE_BYTES = 256 * MIB
 DEFAULT_CLEAN_AT = 0.3
+DEFAULT_READ_DEADLINE_NS = 10 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ class Config:
     """A whole configuration. All paths are absolute; `pools` are in the order of priority.
 
     `path` is the file it came from. `same_device` allows several drives of a pool on one disk.
-    `status_file` is kept up to date by whoever works on the filesystem; None: there is none.
+    `status_file` is kept up to date by whoever works on the filesystem; None: there is none. An
+    archive drive that has not answered within `read_deadline_ns` is passed over.
     """
 
     filesystem: str
@@ -109,6 +111,7 @@ class Config:
     path: Path
     same_device: bool = False
     status_file: Path | None = None
+    read_deadline_ns: int = DEFAULT_READ_DEADLINE_NS
 
     @property
     def workspace(self) -> PoolConfig:

@@ -188,6 +188,22 @@ def test_an_archive_pool_is_cleaned_at_a_share_of_its_own() -> None:
     assert config(two_pools(clean_at="12.5%")).pools[1].clean_at == 0.125
 
 
+def test_the_read_deadline_is_a_time() -> None:
+    assert config(one_pool()).read_deadline_ns == 10 * NS_PER_S
+    assert config("read_deadline: 1.5s\n" + one_pool()).read_deadline_ns == 3 * NS_PER_S // 2
+
+
+def test_links_in_paths_are_followed_as_the_kernel_does(tmp_path: Path) -> None:
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/below")
+    (tmp_path / "absolute").symlink_to(tmp_path / "link")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("link/..", "absolute/x", "link/../below", "./absolute//", "gone/../real", "link"):
+        text = f"status_file: {tmp_path}/{path}\n" + one_pool()
+        assert config(text).status_file == Path(os.path.realpath(tmp_path / path)), path
+    assert config(f"status_file: {tmp_path}/loop\n" + one_pool()).status_file is not None
+
+
 def test_the_status_file_is_a_path() -> None:
     assert config("status_file: s\n" + one_pool()).status_file == Path("/etc/shmr/s")
 
@@ -339,6 +355,9 @@ pools:
             "status_file: /mnt/a/catalog/x lies inside the catalog",
         ),
         ("status_file: media.yaml\n" + one_pool(), "status_file: /etc/shmr/media.yaml is this"),
+        ("read_deadline: 10\n" + one_pool(), "read_deadline: expected a time such as"),
+        ("read_deadline: 0s\n" + one_pool(), "read_deadline: expected 0.1s to 1h, found '0s'"),
+        ("read_deadline: 2h\n" + one_pool(), "read_deadline: expected 0.1s to 1h, found '2h'"),
         ("status_file: /mnt\n" + one_pool(), "status_file: /mnt is a directory"),
         ("catalog: /a\ncatalog: /b\n" + one_pool(), "catalog: given twice (lines 1 and 2)"),
         ("<<: {a: b}\n" + one_pool(), "'<<': unknown"),
