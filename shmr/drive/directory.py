@@ -139,14 +139,15 @@ class DirectoryDrive:
 
     def close(self) -> None:
         """Release the directory and the lock. Open files live on."""
-        for fd in (self._lock_fd, self._fd):
-            if fd >= 0:
+        # First they are ours no more: of a drive that hangs, closing may not come back.
+        lock_fd, fd, self._lock_fd, self._fd = self._lock_fd, self._fd, -1, -1
+        for one in (lock_fd, fd):
+            if one >= 0:
                 with suppress(OSError):
-                    os.close(fd)
-        self._lock_fd = self._fd = -1
+                    os.close(one)
 
     def __del__(self) -> None:
-        self.close()
+        DirectoryDrive.close(self)
 
     def lock(self) -> bool:
         """Hold the drive until `close` or our end; False when another process does.

@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from shmr.catalog import store as catalog_store
-from shmr.config import Config, DriveConfig
+from shmr.codec import self_test
+from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.directory import DirectoryDrive
+from shmr.drive.impatient import CLOSING_S, Answer, ImpatientDrive
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
+from shmr.log.gather import PATIENCE
 from shmr.log.log import Parallel, in_sequence
 from shmr.log.reader import Background
+from shmr.units import NS_PER_S
+from shmr.volume.known_pools import reconcile
 from shmr.volume.membership import FIRST_SUPERBLOCK, Membership, PoolDrives, create, identify
 from shmr.volume.volume import MakeWriter, Volume, open_volume
 
@@ -46,64 +53,110 @@ class Drives:
         return [drive for drive in drives if isinstance(drive, DirectoryDrive)]
 
     def close(self) -> None:
-        """Let go of the drives and their locks."""
-        for drive in self.all():
-            drive.close()
+        """Let go of the drives and their locks, side by side: one that hangs is left behind."""
+        answers = [Answer(f"closing {drive.label}", drive.close) for drive in self.all()]
+        until = time.monotonic() + 2 * CLOSING_S
+        for answer in answers:
+            with suppress(TimeoutError):
+                answer.within(until - time.monotonic())
 
 
 def open_drives(config: Config, *, degraded: bool) -> Drives:
     """Open and lock every drive. Raises SetupError with what to do.
 
-    An archive drive that is absent, or cannot be opened or locked, is left out and named in
-    `absent`; an absent workspace drive too, but only when `degraded`. That it is the right drive
-    is found out later.
+    An archive drive that is absent, or cannot be opened or locked, or does not answer, is left out
+    and named in `absent`; an absent workspace drive too, but only when `degraded`. That it is the
+    right drive is found out later.
     """
-    pools: list[PoolDrives] = []
+    workspace = config.workspace
+    pools = [PoolDrives(workspace.name, (), workspace.scheme.m)]
     absent: list[str] = []
-    limits: dict[str, int | None] = {}
     try:
-        for pool in config.pools:
-            opened: list[DirectoryDrive] = []
-            archive = pool is not config.workspace
-            may_lack = degraded or archive
-            pools.append(PoolDrives(pool.name, (), pool.scheme.m))
-            for entry in pool.drives:
-                drive = _open_drive(entry, may_lack=may_lack)
-                if drive is not None and not _lock(drive, config, archive=archive):
-                    drive = None
-                if drive is None:
-                    absent.append(str(entry.path))
-                    continue
-                opened.append(drive)
-                pools[-1] = PoolDrives(pool.name, tuple(opened), pool.scheme.m)
-                limits[str(entry.path)] = entry.size_bytes
-            if not opened and not archive:
-                raise SetupError(f"pool {pool.name!r}: no drive is there; connect them")
-            if not archive:
-                _refuse_shared_disks(config, pool.name, opened)
+        # The workspace comes first: who has that works with the filesystem.
+        for drive in _open_workspace(workspace, absent, degraded=degraded):
+            pools[0] = replace(pools[0], drives=(*pools[0].drives, drive))
+            _lock_workspace(drive, config)
+        if not pools[0].drives:
+            raise SetupError(f"pool {workspace.name!r}: no drive is there; connect them")
+        _refuse_shared_disks(config, workspace.name, pools[0].drives)
+        pools += _open_archive(config, absent)
+        limits = {str(d.path): d.size_bytes for pool in config.pools for d in pool.drives}
         return Drives(tuple(pools), tuple(absent), limits)
     except BaseException:
-        Drives(tuple(pools), (), limits).close()
+        Drives(tuple(pools), (), {}).close()
         raise
 
 
-def _open_drive(entry: DriveConfig, *, may_lack: bool) -> DirectoryDrive | None:
-    try:
-        drive = DirectoryDrive(entry.path, limit_bytes=entry.size_bytes)
-    except DriveError as error:
-        if may_lack:
+def _open_workspace(
+    pool: PoolConfig, absent: list[str], *, degraded: bool
+) -> Iterator[DirectoryDrive]:
+    """The drives of the workspace, one by one; those that a degraded mount lacks are `absent`."""
+    for entry in pool.drives:
+        try:
+            drive = DirectoryDrive(entry.path, limit_bytes=entry.size_bytes)
+        except DriveError as error:
+            if not degraded:
+                raise SetupError(
+                    f"drive {entry.path}: {error.cause.strerror}; make the directory, mount its "
+                    "disk or correct the config"
+                ) from error
             logger.warning("drive %s is missing: %s", entry.path, error)
-            return None
-        raise SetupError(
-            f"drive {entry.path}: {error.cause.strerror}; make the directory, mount its disk or "
-            "correct the config"
-        ) from error
-    if entry.mounted and not _is_mounted(drive):
-        drive.close()
-        if may_lack:
+            absent.append(str(entry.path))
+            continue
+        if entry.mounted and not _is_mounted(drive):
+            drive.close()
+            if not degraded:
+                raise SetupError(
+                    f"drive {entry.path}: nothing is mounted there; mount its disk first"
+                )
             logger.warning("drive %s is missing: nothing is mounted there", entry.path)
-            return None
-        raise SetupError(f"drive {entry.path}: nothing is mounted there; mount its disk first")
+            absent.append(str(entry.path))
+            continue
+        yield drive
+
+
+def _open_archive(config: Config, absent: list[str]) -> Iterator[PoolDrives]:
+    """The archive pools, all drives opened and locked side by side: each disk may have to wake.
+
+    One that cannot be had, or has not answered in time, is `absent`, with a warning.
+    """
+    patience_s = PATIENCE * config.read_deadline_ns / NS_PER_S
+    opening = {
+        entry.path: Answer(f"opening {entry.path}", partial(_open_archive_drive, entry, patience_s))
+        for pool in config.pools[1:]
+        for entry in pool.drives
+    }
+    until = time.monotonic() + patience_s
+    for pool in config.pools[1:]:
+        drives: list[DirectoryDrive] = []
+        for entry in pool.drives:
+            try:
+                drives.append(opening.pop(entry.path).within(until - time.monotonic()))
+                continue
+            except TimeoutError:
+                why = f"it has not answered within {patience_s:g} s; mount again when it does"
+            except (DriveError, _Unusable) as error:
+                why = str(error)
+            logger.warning("drive %s is missing: %s", entry.path, why)
+            absent.append(str(entry.path))
+        yield PoolDrives(pool.name, tuple(drives), pool.scheme.m)
+
+
+class _Unusable(Exception):
+    """Why an archive drive that can be opened counts as missing."""
+
+
+def _open_archive_drive(entry: DriveConfig, patience_s: float) -> DirectoryDrive:
+    """Open and lock it. Raises DriveError, _Unusable. Closed again when nobody waits any more."""
+    drive = ImpatientDrive(entry.path, limit_bytes=entry.size_bytes, patience_s=patience_s)
+    try:
+        if entry.mounted and not drive.is_mount_point():
+            raise _Unusable("nothing is mounted there")
+        if not drive.lock():
+            raise _Unusable("another process holds it")
+    except BaseException:
+        drive.close()
+        raise
     return drive
 
 
@@ -131,30 +184,17 @@ def _refuse_shared_disks(config: Config, pool: str, drives: Iterable[Drive]) -> 
             )
 
 
-def _lock(drive: DirectoryDrive, config: Config, *, archive: bool) -> bool:
-    """Hold the drive, or let go of it. False, and a warning, for an archive drive.
-
-    The workspace comes first: whoever has that works with the filesystem, and who holds an archive
-    drive then works with another one.
-    """
+def _lock_workspace(drive: DirectoryDrive, config: Config) -> None:
+    """Hold the drive. Raises SetupError where another process does."""
     try:
         held = drive.lock()
     except DriveError as error:
-        drive.close()
-        if not archive:
-            raise SetupError(f"{error}; is the drive writable?") from error
-        logger.warning("drive %s is missing: %s", drive.label, error)
-        return False
-    if held:
-        return True
-    drive.close()
-    if not archive:
+        raise SetupError(f"{error}; is the drive writable?") from error
+    if not held:
         raise SetupError(
             f"filesystem {config.filesystem!r} is in use: another process holds {drive.label}; "
             "it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
         )
-    logger.warning("drive %s is missing: another process holds it", drive.label)
-    return False
 
 
 def create_filesystem(config: Config) -> None:
@@ -166,6 +206,7 @@ def create_filesystem(config: Config) -> None:
         _refuse_strangers(drives, config)
         for pool in drives.pools:
             _refuse_shared_disks(config, pool.name, pool.drives)
+        _try_schemes(config)
         membership = create(
             config.filesystem,
             drives.pools,
@@ -176,6 +217,12 @@ def create_filesystem(config: Config) -> None:
         _open(config, drives, membership, read_only=False, parallel=in_sequence).close()
     finally:
         drives.close()
+
+
+def _try_schemes(config: Config) -> None:
+    """Every scheme survives the losses that it promises, on this machine. Raises SetupError."""
+    for pool in config.pools[1:]:
+        self_test(pool.scheme.k, pool.scheme.m, pool.scheme.code)
 
 
 def _refuse_strangers(drives: Drives, config: Config) -> None:
@@ -205,6 +252,7 @@ def open_filesystem(
     if fresh:
         for pool in drives.pools:
             _refuse_shared_disks(config, pool.name, pool.drives)
+        _try_schemes(config)
     membership = identify(
         config.filesystem,
         drives.pools,
@@ -221,7 +269,7 @@ def open_filesystem(
         logger.warning("%s", warning)
     for archive in membership.archives.values():
         _refuse_shared_disks(config, archive.name, archive.drives.values())
-    return _open(
+    volume = _open(
         config,
         drives,
         membership,
@@ -230,6 +278,13 @@ def open_filesystem(
         make_writer=make_writer,
         background=background,
     )
+    try:
+        for warning in reconcile(volume, membership.archives.values()):
+            logger.warning("%s", warning)
+    except BaseException:
+        volume.close()
+        raise
+    return volume
 
 
 def _is_fresh(drives: Drives) -> bool:
@@ -264,4 +319,5 @@ def _open(
         background=background,
         archive=membership.archive,
         archive_missing=membership.archive_missing,
+        deadline_s=config.read_deadline_ns / NS_PER_S,
     )

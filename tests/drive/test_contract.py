@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shmr.drive.directory import DirectoryDrive
+from shmr.drive.impatient import ImpatientDrive
 from shmr.drive.seam import Drive
 from shmr.testing.contract import DriveContract
 from shmr.testing.drive import SimulatedDrive, World
@@ -82,6 +83,13 @@ class TestDirectoryDriveWithALimit(TestDirectoryDrive):
         path = self.path / "limited"
         path.mkdir()
         return DirectoryDrive(path, limit_bytes=8 * MIB), 9 * MIB
+
+
+class TestImpatientDrive(TestDirectoryDrive):
+    def drive(self) -> Drive:
+        path = self.path / "drive"
+        path.mkdir()
+        return ImpatientDrive(path, patience_s=60.0)
 
 
 def _run(*command: str) -> None:
