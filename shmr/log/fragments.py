@@ -273,10 +273,15 @@ class FragmentStore:
         if opened is not None:
             opened.file.close()
 
-    def close(self) -> None:
-        """Close all files; those that a thread still reads, when it ends."""
+    def in_use(self) -> set[bytes]:
+        """The drives of which files are open."""
         with self._lock:
-            keys = list(self._open)
+            return {drive for drive, _ in self._open}
+
+    def close(self, drive: bytes) -> None:
+        """Close all files of a drive; those that a thread still reads, when it ends."""
+        with self._lock:
+            keys = [key for key in self._open if key[0] == drive]
         for key in keys:
             self.forget(*key)
 

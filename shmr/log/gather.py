@@ -21,6 +21,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -39,6 +40,8 @@ DEADLINE_S = 10.0
 """A drive that has not answered after this is passed over, where its redundancy allows."""
 PATIENCE = 6
 """So many deadlines a drive is waited for where nothing stands in for it."""
+CLOSING_S = 2.0
+"""How long closing files is waited for: it asks nothing of a disk that works."""
 CACHE_BYTES = 16 * MIB
 """Units kept: a stream of reads shorter than a unit wants each of them several times."""
 
@@ -66,6 +69,7 @@ class Gather:
         self._cache = _UnitCache(cache_bytes)
         self._lock = threading.Lock()
         self._lanes: dict[bytes, Lane] = {}
+        self._closed = False
 
     def read(self, segment: int, archived: Archived, address: int, length: int) -> bytes:
         """Bytes of the segment's address space, verified. Raises IntegrityError, DriveError."""
@@ -107,10 +111,26 @@ class Gather:
         return lane
 
     def close(self) -> None:
-        """Let go of threads and files. Threads that a drive does not answer are left behind."""
+        """Let go of threads and files. What a drive does not answer to is left behind."""
+        if self._closed:
+            return
+        self._closed = True
+        closed: SimpleQueue[Ticket[None]] = SimpleQueue()
+        waiting = 0
+        for drive in self.fragments.in_use():
+            lane = self.lane(drive)
+            ticket = Ticket(partial(self.fragments.close, drive), closed)
+            if lane is None:
+                ticket.run()
+            else:
+                lane.call(ticket)
+                waiting += 1
         for lane in self._lanes.values():
             lane.close()
-        self.fragments.close()
+        until = time.monotonic() + CLOSING_S
+        with suppress(Empty):
+            for _ in range(waiting):
+                closed.get(timeout=max(0.0, until - time.monotonic()))
 
 
 def _geometry(archived: Archived) -> Geometry:

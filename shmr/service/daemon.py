@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
+from typing import NoReturn
 
 import trio
 
@@ -291,5 +292,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _end(code: int) -> NoReturn:
+    """End the process at once: everything is closed, but for what is left to threads that wait for
+    a drive that hangs. Tidying up would close that again, and wait with them."""
+    logging.shutdown()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _end(main(sys.argv[1:]))

@@ -205,7 +205,8 @@ def test_few_files_stay_open_and_none_that_is_read_is_closed(
         thread.join()
     assert not failures
     assert len(store._open) <= 2 + len(threads)
-    store.close()
+    for drive in store.in_use():
+        store.close(drive)
     assert not store._open
 
 
