@@ -29,6 +29,7 @@ from shmr.service.offline import unmounted
 from shmr.service.rehousing import Job, Rehoused, room_of, rows_of
 from shmr.volume import members
 from shmr.volume.drive_states import state_row
+from shmr.volume.known_pools import known_pools, remember
 from shmr.volume.membership import read_superblock
 from shmr.volume.volume import Volume
 
@@ -117,7 +118,9 @@ def _add(config: Config, volume: Volume, pool: Pool, entry: DriveConfig) -> None
                     f"{entry.path} is on one disk with {other.label}, whose loss would take both; "
                     "use another disk, or say `same_device: true` for a trial"
                 )
-        members.join(drive, os.urandom(16), others, time.time_ns())
+        known = known_pools(volume.catalog).get(pool.id)
+        now = members.join(drive, os.urandom(16), others, time.time_ns(), known=known)
+        remember(volume, now)
     finally:
         drive.close()
 
@@ -351,7 +354,14 @@ def _take_out(
 
 def _leave(volume: Volume, known: _Known) -> str:
     """The drive is no member any more; returns what to do with the config."""
-    members.leave(known.drive, known.there, known.others(volume), time.time_ns())
+    now = members.leave(
+        known.drive,
+        known.there,
+        known.others(volume),
+        time.time_ns(),
+        known=known_pools(volume.catalog).get(known.pool.id),
+    )
+    remember(volume, now)
     volume.context.apply([state_row(known.drive, DriveState.NORMAL)])
     volume.commits.now()
     return f"take {known.label} out of the config, if it is there"

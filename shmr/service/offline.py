@@ -14,6 +14,7 @@ from shmr.config import Config
 from shmr.errors import DriveError, SetupError
 from shmr.service.assemble import Drives, open_drives, open_filesystem
 from shmr.volume.drive_states import states
+from shmr.volume.known_pools import KnownPool, current
 from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
 from shmr.volume.volume import Volume
 
@@ -66,7 +67,10 @@ def archive_pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:
             continue
         newest = max(known, key=lambda block: block.generation)
         ids = tuple(block.drive for block in known)
-        missing = tuple(member for member in newest.members if member not in ids)
+        now = current(
+            volume.catalog, KnownPool(newest.pool, entry.name, newest.generation, newest.members)
+        )
+        missing = tuple(member for member in now.members if member not in ids)
         pools.append(
             Pool(
                 newest.pool,

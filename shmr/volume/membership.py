@@ -35,12 +35,16 @@ class PoolDrives:
 
 @dataclass(frozen=True, slots=True)
 class ArchivePool:
-    """An archive pool: its id, its drives that are there, by id, and the ids of all its members."""
+    """An archive pool: its id, its drives that are there, by id, and the ids of all its members.
+
+    `generation` is that of the superblock which names the members.
+    """
 
     name: str
     pool: bytes
     drives: Mapping[bytes, Drive]
     members: tuple[bytes, ...]
+    generation: int = 1
 
     @property
     def missing(self) -> tuple[bytes, ...]:
@@ -229,7 +233,10 @@ def _superblocks(pools: Sequence[PoolDrives]) -> tuple[dict[int, Superblock], di
             if block is not None:
                 blocks[id(drive)] = block
             elif pool is not pools[0]:
-                unusable[id(drive)] = "no superblock is on it; its disk is not mounted there"
+                unusable[id(drive)] = (
+                    "no superblock is on it; mount its disk there, or make it a drive of the pool "
+                    "with `shmr drive add`"
+                )
     return blocks, unusable
 
 
@@ -246,14 +253,19 @@ def _strange(block: Superblock, filesystem: bytes, *, read_only: bool) -> str | 
 def _taken_out(
     pools: Sequence[PoolDrives], blocks: Mapping[int, Superblock], unusable: Mapping[int, str]
 ) -> dict[int, str]:
-    """Archive drives that were removed from their pool, as a newer superblock of another says."""
+    """Archive drives that were removed from their pool, as a newer superblock of another says.
+
+    Of two of one generation neither says anything about the other: what the journal remembers
+    decides (`known_pools`).
+    """
     found: dict[int, str] = {}
     for pool in pools:
         there = [d for d in pool.drives if id(d) in blocks and id(d) not in unusable]
         newest = max((blocks[id(d)] for d in there), key=lambda b: b.generation, default=None)
         for drive in there:
+            block = blocks[id(drive)]
             assert newest is not None
-            if blocks[id(drive)].drive not in newest.members:
+            if block.generation < newest.generation and block.drive not in newest.members:
                 found[id(drive)] = "it was removed from the pool; take it out of the config"
     return found
 
@@ -262,7 +274,7 @@ def _archive(pool: PoolDrives, blocks: dict[int, Superblock]) -> ArchivePool:
     """An archive pool as the newest of its superblocks has it."""
     found = {blocks[id(drive)].drive: drive for drive in pool.drives}
     newest = max((blocks[id(drive)] for drive in pool.drives), key=lambda block: block.generation)
-    return ArchivePool(pool.name, newest.pool, found, newest.members)
+    return ArchivePool(pool.name, newest.pool, found, newest.members, newest.generation)
 
 
 def _warnings(
