@@ -2,6 +2,7 @@
 
 ASYNC_READ, BIG_WRITES, MAX_PAGES   requests side by side, of up to 1 MiB.
 ATOMIC_O_TRUNC     an open that truncates is one request.
+EXPORT_SUPPORT     inodes are found again by number: a mount can be exported by NFS.
 DONT_MASK          the volume applies the umask, which a default ACL replaces.
 DO_READDIRPLUS     entries come with their attributes: `ls -l` sends no request per entry for them.
 WRITEBACK_CACHE    small writes gather; ASYNC_DIO: O_DIRECT requests run side by side.
@@ -31,6 +32,7 @@ from shmr.fuse.protocol import HEAD, OPCODE, UNIQUE, Opcode
 
 ASYNC_READ = 1 << 0
 ATOMIC_O_TRUNC = 1 << 3
+EXPORT_SUPPORT = 1 << 4
 BIG_WRITES = 1 << 5
 DONT_MASK = 1 << 6
 DO_READDIRPLUS = 1 << 13
@@ -45,6 +47,7 @@ HANDLE_KILLPRIV_V2 = 1 << 28
 WANTED = (
     ASYNC_READ
     | ATOMIC_O_TRUNC
+    | EXPORT_SUPPORT
     | BIG_WRITES
     | DONT_MASK
     | DO_READDIRPLUS

@@ -26,6 +26,9 @@ class Names(Protocol):
     def find(self, parent: int, name: bytes, /) -> Inode | None:
         """Like `lookup`; None where that raises ENOENT for the name."""
 
+    def by_handle(self, number: int, /) -> Inode:
+        """The inode with this number, which may have gone: ESTALE."""
+
     def create(
         self,
         parent: int,

@@ -72,6 +72,13 @@ class Namespace:
             raise IntegrityError(f"inode {dentry.inode}, named in directory {parent}, is missing")
         return inode
 
+    def by_handle(self, number: int) -> Inode:
+        """The inode that a file handle names, kept by somebody since. Raises Refused(ESTALE)."""
+        inode = self._catalog.inode(number)
+        if inode is None or not inode.links:
+            raise Refused(errno.ESTALE)
+        return inode
+
     def entries(self, directory: int, after: int) -> Iterator[tuple[bytes, Inode, int]]:
         """Entries with a cookie above `after`: (name, inode, cookie). Not "." and "..".
 

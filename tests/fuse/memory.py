@@ -124,6 +124,11 @@ class MemoryVolume:
             return None
         return self.inode(self.directories[parent][name][0])
 
+    def by_handle(self, number: int, /) -> Inode:
+        if number not in self.inodes:
+            raise Refused(errno.ESTALE)
+        return self.inode(number)
+
     def lookup(self, parent: int, name: bytes, /) -> Inode:
         found = self.find(parent, name)
         if found is None:

@@ -198,3 +198,22 @@ def is_fuse(place: Path) -> bool:
         ["stat", "--file-system", "--format=%t", str(place)], capture_output=True, check=True
     )
     return words.stdout.strip() == b"65735546"
+
+
+def name_to_handle(path: Path) -> bytes:
+    """A `struct file_handle` of the file: name_to_handle_at(2)."""
+    room = 128
+    handle = ctypes.create_string_buffer(struct.pack("Ii", room, 0), 8 + room)
+    mount = ctypes.c_int()
+    _checked(_libc.name_to_handle_at(AT_FDCWD, os.fsencode(path), handle, ctypes.byref(mount), 0))
+    used, _ = struct.unpack_from("Ii", handle)
+    return handle.raw[: 8 + used]
+
+
+def open_by_handle(place: Path, handle: bytes, flags: int) -> int:
+    """A descriptor of the file of `handle`, on the filesystem that `place` is on."""
+    mount = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _checked(_libc.open_by_handle_at(mount, handle, flags))
+    finally:
+        os.close(mount)

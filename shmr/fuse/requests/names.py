@@ -61,8 +61,20 @@ class NameRequests:
         }
 
     def lookup(self, parent: int, body: memoryview, head: Head) -> Reply:
-        found = self._names.find(parent, name_of(body))
+        name = name_of(body)
+        if name in (b".", b".."):
+            return self._of_handle(parent, up=name == b"..")
+        found = self._names.find(parent, name)
         return ABSENT if found is None else self._known.told(found)
+
+    def _of_handle(self, number: int, *, up: bool) -> Reply:
+        """An inode by its number, or its parent: asked when a file handle is opened.
+
+        Handles (open_by_handle_at(2), NFS) outlive what the kernel knows, also a mount. A number
+        means one inode for ever, so its generation is always 0.
+        """
+        inode = self._names.by_handle(number)
+        return self._known.told(self._names.by_handle(inode.parent) if up else inode)
 
     def forget(self, node: int, body: memoryview, head: Head) -> Reply:
         self._known.forget(node, protocol.FORGET.unpack_from(body)[0])
