@@ -3,9 +3,11 @@
     lot        a run of file bytes and where it is now
     shipment   the lots of one segment, each with its address there
 
-Files are taken in the order they come in until a segment is full. In it they stand by inode and
-offset, each in the first fragment that has room for all of it; one that fits nowhere whole goes
-over several. Fragments of a segment that is not full are as short as they can be.
+Files are taken in the order they come in until a segment is full. In each of its fragments they
+stand by inode and offset. Those that are large beside a fragment are placed first (`_place`); a
+file is cut where it fits nowhere whole and more than a hundredth of the segment would stay empty,
+and into pieces of a unit at least. Fragments of a segment that is not full are as short as they can
+be.
 
 Pure: nothing is looked up or touched.
 """
@@ -18,11 +20,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from shmr.core.stripe import data_bytes_max, extents_max, fragment_size
-from shmr.format.fragment import BLOCK, UNIT_BYTES, ArchivedExtent
+from shmr.format.fragment import BLOCK, EXTENTS_MAX, UNIT_BYTES, ArchivedExtent
 from shmr.format.rows import Address
 
-WASTE_MAX = 16
+WASTE_MAX = 100
 """A segment that has less than this part of it left is full, if a file would have to be cut."""
+LARGE = 16
+"""A file of more than this part of a fragment is placed before smaller ones."""
 STRETCH = (0, 32, 16, 8)
 """Fragments are made longer by these parts of their length to keep files whole (0: by nothing)."""
 
@@ -79,7 +83,8 @@ class Hold:
 
     @property
     def extents_max(self) -> int:
-        return max(1, extents_max(self.zone_bytes))
+        # Cutting makes some more, and a table has no room beyond its limit.
+        return max(1, min(extents_max(self.zone_bytes), EXTENTS_MAX - 4 * self.k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +134,20 @@ def shipments(lots: Iterable[Lot], hold: Hold, *, flush: bool = False) -> Iterat
         waiting.append(file)
         size += _size(file)
         count += len(file)
-        while waiting and (size >= hold.capacity(count) or count >= hold.extents_max):
-            shipment, waiting = _fill(waiting, hold)
+        # Not before there is more: whether a rest of a file is worth cutting off depends on it.
+        while size > hold.capacity(count) or count > hold.extents_max:
+            shipment, waiting = _fill(waiting, hold, last=False)
             yield shipment
             size, count = sum(map(_size, waiting)), sum(map(len, waiting))
     while waiting and (flush or 2 * size >= hold.capacity(count)):
-        shipment, waiting = _fill(waiting, hold)
+        shipment, waiting = _fill(waiting, hold, last=True)
         yield shipment
         size, count = sum(map(_size, waiting)), sum(map(len, waiting))
 
 
 def _size(file: File) -> int:
+    if len(file) == 1:
+        return file[0].length
     return sum(lot.length for lot in file)
 
 
@@ -165,72 +173,139 @@ def _files(lots: Iterable[Lot], hold: Hold) -> Iterator[File]:
         yield file
 
 
-def _fill(files: Sequence[File], hold: Hold) -> tuple[Shipment, list[File]]:
-    """One segment from the first of `files`, and what did not find room."""
+def _fill(files: Sequence[File], hold: Hold, *, last: bool) -> tuple[Shipment, list[File]]:
+    """One segment from the first of `files`, and what did not find room.
+
+    What comes `last` finds room, if it fits at all.
+    """
     taken: list[File] = []
-    size = count = 0
+    size = count = used = 0
     for file in files:
-        if taken and (count + len(file) > hold.extents_max or size >= hold.capacity(count)):
+        if taken and (count + len(file) > hold.extents_max or size > hold.capacity(count)):
             break
-        taken.append(file)
+        if taken and taken[-1][0].inode == file[0].inode:
+            taken[-1] = taken[-1] + file
+        else:
+            taken.append(file)
         size += _size(file)
         count += len(file)
-    later = list(files[len(taken) :])
-    taken.sort(key=lambda file: (file[0].inode, file[0].offset))
-    longest = hold.data_bytes_max(count)
+        used += 1
+    later = list(files[used:])
+    longest, unit = hold.data_bytes_max(count), hold.unit_bytes
     even = -(-size // (hold.k * BLOCK)) * BLOCK
     for stretch in STRETCH:
-        more = even // stretch if stretch else 0
-        data_bytes = min(longest, -(-(even + more) // BLOCK) * BLOCK)
-        if size > hold.k * data_bytes:
-            continue
-        stowed, left, cut = _stow(taken, hold.k, data_bytes, full=False)
-        if not left and not cut:
-            return Shipment(data_bytes, _sorted(stowed), hold.unit_bytes), later
-    data_bytes = min(longest, even)
-    stowed, left, _ = _stow(taken, hold.k, data_bytes, full=data_bytes == longest)
-    return Shipment(data_bytes, _sorted(stowed), hold.unit_bytes), left + later
+        length = even + (even // stretch if stretch else 0)
+        packing = _Packing(hold.k, min(longest, -(-length // BLOCK) * BLOCK), unit)
+        if size <= hold.k * packing.data_bytes and not packing.place(taken):
+            return packing.shipment(), later
+    # With room for two units more, whatever has to be cut can be.
+    for more in (0, unit, 2 * unit):
+        packing = _Packing(hold.k, min(longest, even + more), unit)
+        if size <= hold.k * packing.data_bytes and not packing.cut(packing.place(taken)):
+            return packing.shipment(), later
+    packing = _Packing(hold.k, longest, unit)
+    left = packing.cut(packing.place(taken), waste_bytes=hold.k * longest // WASTE_MAX)
+    if last and not later and size <= hold.k * longest:
+        packing.unit_bytes_min = 1
+        left = packing.cut(left)
+    return packing.shipment(), left + later
 
 
-def _sorted(stowed: Iterable[Stowed]) -> tuple[Stowed, ...]:
-    return tuple(sorted(stowed, key=lambda one: one.at))
+class _Packing:
+    """Fragments of `data_bytes` each, while files are given their places in them."""
 
+    def __init__(self, k: int, data_bytes: int, unit_bytes: int) -> None:
+        self.data_bytes = data_bytes
+        self.unit_bytes_min = unit_bytes
+        """No file is cut into pieces smaller than this."""
+        self._unit_bytes = unit_bytes
+        self._room = [data_bytes] * k
+        self._content: list[list[Lot]] = [[] for _ in range(k)]
 
-def _stow(
-    files: Iterable[File], k: int, data_bytes: int, *, full: bool
-) -> tuple[list[Stowed], list[File], bool]:
-    """Give files their addresses; what finds no room is left over.
+    def place(self, files: Sequence[File]) -> list[File]:
+        """Each file in the first fragment that has room for all of it; what found none.
 
-    Of a `full` segment the last little is left empty rather than that a file is cut. The last
-    value: was a file cut that would have fitted into one fragment?
-    """
-    fill = [0] * k
-    stowed: list[Stowed] = []
-    left: list[File] = []
-    was_cut = False
-    for file in files:
-        size = _size(file)
-        whole = next((f for f in range(k) if fill[f] + size <= data_bytes), None)
-        if whole is not None:
-            for lot in file:
-                stowed.append(Stowed(whole * data_bytes + fill[whole], lot))
-                fill[whole] += lot.length
-            continue
-        room = k * data_bytes - sum(fill)
-        if full and size <= data_bytes and room * WASTE_MAX <= k * data_bytes:
-            left.append(file)
-            continue
-        was_cut = was_cut or size <= data_bytes
-        rest = list(reversed(file))
-        for fragment in range(k):
-            while rest and fill[fragment] < data_bytes:
-                lot = rest.pop()
-                room = data_bytes - fill[fragment]
-                if lot.length > room:
-                    lot, after = lot.cut(room)
-                    rest.append(after)
-                stowed.append(Stowed(fragment * data_bytes + fill[fragment], lot))
-                fill[fragment] += lot.length
-        if rest:
-            left.append(rest[::-1])
-    return stowed, left, was_cut
+        The large first, for they find a place while there is much room; small ones by inode, so
+        that those which were made together stay together.
+        """
+        large: list[tuple[int, File]] = []
+        small: list[tuple[int, File]] = []
+        left: list[File] = []
+        for file in files:
+            size = _size(file)
+            (large if size * LARGE > self.data_bytes else small).append((size, file))
+        large.sort(key=lambda one: -one[0])
+        small.sort(key=lambda one: (one[1][0].inode, one[1][0].offset))
+        room = self._room
+        for size, file in large + small:
+            for fragment in range(len(room)):
+                if size <= room[fragment]:
+                    self._content[fragment] += file
+                    room[fragment] -= size
+                    break
+            else:
+                left.append(file)
+        return left
+
+    def cut(self, files: Iterable[File], *, waste_bytes: int = 0) -> list[File]:
+        """Spread files over what room is left, until that is `waste_bytes`; what found none."""
+        left: list[File] = []
+        for file in files:
+            # Of a file that no fragment takes whole something is cut anyway.
+            fits = _size(file) <= self.data_bytes
+            if fits and sum(self._room) <= waste_bytes:
+                left.append(file)
+                continue
+            rest = list(reversed(file))
+            for fragment, size in self._pieces(_size(file)):
+                self._room[fragment] -= size
+                while size:
+                    lot = rest.pop()
+                    if lot.length > size:
+                        lot, after = lot.cut(size)
+                        rest.append(after)
+                    self._content[fragment].append(lot)
+                    size -= lot.length
+            if rest:
+                left.append(rest[::-1])
+        return left
+
+    def _pieces(self, size: int) -> list[tuple[int, int]]:
+        """How much of a file of so many bytes goes where: (fragment, bytes), by fragment.
+
+        Into as few fragments as can be; no piece, nor what is left of the file, is smaller than
+        the smallest piece. Empty: there is no such way.
+        """
+        least = self.unit_bytes_min
+        able = [f for f, free in enumerate(self._room) if free >= min(least, size)]
+        able.sort(key=lambda fragment: -self._room[fragment])
+        while able:
+            # Without the last of them it is too little, or they all are.
+            room = sum(self._room[fragment] for fragment in able)
+            fewer = room - self._room[able[-1]]
+            if len(able) > 1 and fewer >= size:
+                able.pop()
+                continue
+            goal = size if room >= size else min(room, size - least)
+            if len(able) == 1 and goal == size:
+                return [(able[0], size)]
+            if goal >= len(able) * least:
+                break
+            able.pop()
+        pieces: list[tuple[int, int]] = []
+        for index, fragment in enumerate(sorted(able), 1):
+            # For each that follows there must be enough.
+            piece = min(self._room[fragment], goal - (len(able) - index) * least)
+            pieces.append((fragment, piece))
+            goal -= piece
+        return pieces
+
+    def shipment(self) -> Shipment:
+        """What was placed, in each fragment by inode and offset."""
+        stowed: list[Stowed] = []
+        for fragment, lots in enumerate(self._content):
+            at = fragment * self.data_bytes
+            for lot in sorted(lots, key=lambda lot: (lot.inode, lot.offset)):
+                stowed.append(Stowed(at, lot))
+                at += lot.length
+        return Shipment(self.data_bytes, tuple(stowed), self._unit_bytes)

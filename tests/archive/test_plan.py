@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shmr.archive.plan import Hold, Lot, Shipment, shipments
+from shmr.format.fragment import BLOCK
 from shmr.format.rows import Address
 from shmr.units import KIB
 
@@ -82,6 +84,80 @@ def test_a_file_that_fits_lies_on_one_drive_unless_its_segment_would_stay_too_em
         whole = [inode for inode in cut if sum(found[inode - 1]) <= shipment.data_bytes]
         # Each cut file fills what was left on all fragments before its last.
         assert len(whole) <= k
+
+
+LONG = 256 * UNIT
+"""A zone in which a unit is little, as in real ones."""
+many_sizes = st.lists(
+    st.one_of(
+        st.integers(1, 2 * UNIT),
+        st.integers(1, LONG // 2),
+        st.integers(LONG // 3, 3 * LONG),
+    ).flatmap(lambda size: st.lists(st.just(size), min_size=1, max_size=4)),
+    min_size=1,
+    max_size=25,
+)
+
+
+def pieces_of(shipment: Shipment) -> dict[tuple[int, int], int]:
+    """Bytes of each file on each fragment: (inode, fragment)."""
+    found: dict[tuple[int, int], int] = defaultdict(int)
+    for at, lot in shipment.stowed:
+        assert at // shipment.data_bytes == (at + lot.length - 1) // shipment.data_bytes
+        found[lot.inode, at // shipment.data_bytes] += lot.length
+    return found
+
+
+@given(many_sizes, st.integers(1, 6))
+def test_of_several_segments_all_but_the_last_are_full_and_no_file_is_cut_for_little(
+    found: list[list[int]], k: int
+) -> None:
+    sizes = [size for some in found for size in some]
+    shipped = list(shipments(lots_of([[size] for size in sizes]), Hold(k, LONG, UNIT), flush=True))
+    for shipment in shipped[:-1]:
+        assert shipment.size_bytes >= 0.99 * k * shipment.data_bytes
+        assert shipment.fragment_bytes() > LONG - 2 * BLOCK
+        pieces = pieces_of(shipment)
+        for inode, where in spread(shipment).items():
+            of_file = sum(pieces[inode, fragment] for fragment in where)
+            if len(where) > 1 and sizes[inode - 1] <= shipment.data_bytes:
+                without = shipment.size_bytes - of_file
+                assert without < 0.99 * k * shipment.data_bytes
+
+
+@given(many_sizes, st.integers(1, 6))
+def test_no_piece_is_smaller_than_a_unit_unless_its_file_is(found: list[list[int]], k: int) -> None:
+    sizes = [size for some in found for size in some]
+    shipped = list(shipments(lots_of([[size] for size in sizes]), Hold(k, LONG, UNIT), flush=True))
+    if shipped[-1].size_bytes > 0.98 * k * LONG:
+        # What fits only in slivers had better be in slivers than in another segment.
+        shipped.pop()
+    for shipment in shipped:
+        for (inode, _), size in pieces_of(shipment).items():
+            assert size >= min(UNIT, sizes[inode - 1])
+
+
+@given(many_sizes, st.integers(1, 6), st.integers(0, 3 * UNIT))
+def test_what_fits_into_so_many_segments_takes_no_more(
+    found: list[list[int]], k: int, less: int
+) -> None:
+    hold = Hold(k, LONG, UNIT)
+    wanted = [size for some in found for size in some]
+    room = hold.capacity(len(wanted) + 1) - less
+    sizes: list[int] = []
+    for size in [*wanted, room]:
+        sizes.append(min(size, room - sum(sizes)))
+    lots = lots_of([[size] for size in sizes if size])
+    assert len(list(shipments(lots, hold, flush=True))) == 1
+
+
+@pytest.mark.parametrize("over", [1, 5, UNIT - 1, UNIT, 3 * UNIT])
+def test_the_end_of_a_file_that_just_does_not_fit_is_no_sliver(over: int) -> None:
+    hold = Hold(2, LONG, UNIT)
+    full = hold.capacity(1)
+    first, second = shipments(lots_of([[full + over]]), hold, flush=True)
+    assert first.size_bytes + second.size_bytes == full + over
+    assert second.size_bytes == max(UNIT, over)
 
 
 @given(files, st.integers(1, 4))
