@@ -19,7 +19,6 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format.records import Stream
 from shmr.log import walk
 from shmr.log.fragments import FragmentStore
-from shmr.log.log import JOURNAL_MIN_BYTES
 from shmr.log.store import Segment, SegmentStore
 from shmr.units import MIB
 from shmr.volume.volume import Volume
@@ -32,7 +31,7 @@ _CHUNK = 4 * MIB
 
 def snapshot_zones(volume: Volume, pool: Pool) -> int:
     """Zones that the next snapshot takes of a drive, generously: each file begins a new one."""
-    size = max(volume.context.reader.store.segment_bytes // 4, JOURNAL_MIN_BYTES)
+    size = min(volume.context.log.journal_bytes, pool.zone_bytes)
     files = 2 + volume.catalog.truth_bytes() // size
     return files if pool.zone_bytes <= size else 1 + files * size // pool.zone_bytes
 

@@ -81,6 +81,11 @@ class Hold:
         blocks = -(-(extents + 2 * self.k) // _IN_BLOCK)
         return _data_bytes_max(self.zone_bytes, blocks * _IN_BLOCK, self.unit_bytes)
 
+    def short_bytes_max(self, size_bytes: int) -> int:
+        """Most `data_bytes` of a segment of so many bytes of files, which are few beside zones."""
+        even = -(-size_bytes // (self.k * BLOCK)) * BLOCK
+        return max(even + even // min(filter(None, STRETCH)) + BLOCK, even + 2 * self.unit_bytes)
+
     @property
     def extents_max(self) -> int:
         # Cutting makes some more, and a table has no room beyond its limit.

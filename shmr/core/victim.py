@@ -9,8 +9,9 @@ the old costs much (tools/simulate_gc.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,27 @@ def to_clean(
             whole = -(-live // fill_bytes) * fill_bytes if fill_bytes else live
             full = min(room_bytes, whole)
     return chosen
+
+
+def winning(
+    uses: Sequence[SegmentUse], *, fill_bytes: int, room_bytes: int, flush: bool = False
+) -> list[int]:
+    """As many of these victims, from the first on, as win a zone: numbers; none if none do.
+
+    What lives in them is written to new segments of `fill_bytes`, one zone each however little is
+    in it. What fills less than half of the last one, of several, stays where it is, in one of the
+    victims, unless `flush`. When there is no room for all that lives in them, it is enough that
+    the last has less in it than before: it is the first of the next time.
+    """
+    live = [0, *accumulate(use.live_bytes for use in uses)]
+    if live[-1] >= room_bytes and len(uses) > 1:
+        return [use.number for use in uses]
+    for count in range(len(uses), 1, -1):
+        whole, rest = divmod(live[count], fill_bytes)
+        stays = whole > 0 and 0 < rest and 2 * rest < fill_bytes and not flush
+        if count - stays > whole + (rest > 0 and not stays):
+            return [use.number for use in uses[:count]]
+    return []
 
 
 def _score(use: SegmentUse, newest: int, age_power: float = 1.0) -> float:

@@ -93,16 +93,17 @@ class Snapshots:
         context = self._context
         return context.reader.store.free_bytes() < context.reserves.clean_bytes
 
-    def make(self) -> Work[None]:
+    def make(self, *, segment_bytes_max: int | None = None) -> Work[None]:
         """A checkpoint, a snapshot of it, and the end of the journal before it.
 
-        Raises NoSpace, DriveError; nothing is lost then.
+        No segment of it is larger than `segment_bytes_max`: what is copied to a drive whose zones
+        are small has to fit into one. Raises NoSpace, DriveError; nothing is lost then.
         """
         context = self._context
         store = context.reader.store
         self.running = True
         try:
-            size = context.log.journal_bytes
+            size = min(context.log.journal_bytes, segment_bytes_max or context.log.journal_bytes)
             # Numbers are set aside generously (rows take less in a snapshot than in the catalog),
             # and before the checkpoint, which makes it durable that they are taken.
             count = 4 + 2 * context.catalog.truth_bytes() // size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmr.core.victim import SegmentUse, choose, to_clean
+from shmr.core.victim import SegmentUse, choose, to_clean, winning
 
 SIZE = 1000
 NEWEST = 100
@@ -118,3 +119,53 @@ def test_the_workspace_s_victim_is_one_with_enough_dead(uses: list[SegmentUse]) 
     found = choose(uses, newest=NEWEST, dead_share_min=0.3)
     able = {use.number for use in uses if use.live_bytes and use.dead_share >= 0.3}
     assert found in able if able else found is None
+
+
+def zones(uses: list[SegmentUse], *, flush: bool) -> tuple[int, int]:
+    """How many of these are emptied, and how many new segments that takes."""
+    whole, rest = divmod(live_in(uses), SIZE)
+    if not rest or not whole or flush or 2 * rest >= SIZE:
+        return len(uses), whole + bool(rest)
+    return len(uses) - 1, whole
+
+
+@given(pools(), st.booleans())
+def test_victims_together_win_a_zone_and_all_that_do_are_taken(
+    uses: list[SegmentUse], flush: bool
+) -> None:
+    uses = [use for use in uses if use.live_bytes]
+    numbers = winning(uses, fill_bytes=SIZE, room_bytes=10**9, flush=flush)
+    assert numbers == [use.number for use in uses[: len(numbers)]]
+    if numbers:
+        emptied, written = zones(uses[: len(numbers)], flush=flush)
+        assert emptied > written
+    for count in range(len(numbers) + 1, len(uses) + 1):
+        emptied, written = zones(uses[:count], flush=flush)
+        assert emptied <= written
+
+
+@given(pools(), st.integers(1, 10 * SIZE))
+def test_where_room_is_short_it_is_enough_that_the_last_has_less_in_it(
+    uses: list[SegmentUse], room: int
+) -> None:
+    found = winning(uses, fill_bytes=SIZE, room_bytes=room)
+    if live_in(uses) >= room and len(uses) > 1:
+        assert len(found) == len(uses)
+
+
+@pytest.mark.parametrize(
+    ("lives", "won"),
+    [
+        ([], 0),
+        ([10], 0),  # waits: nothing is won by a segment for a segment
+        ([400, 500], 2),
+        ([600, 600], 0),
+        ([700, 700, 700], 0),  # two are written, the rest stays in the third
+        ([700, 700, 700, 700], 4),
+        ([100, 100, 100], 3),
+    ],
+)
+def test_zones_count_not_bytes(lives: list[int], won: int) -> None:
+    uses = [SegmentUse(number, SIZE, live) for number, live in enumerate(lives, 1)]
+    found = winning(uses, fill_bytes=SIZE, room_bytes=10**9)
+    assert len(found) == won, found
