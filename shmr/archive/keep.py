@@ -19,6 +19,7 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format.records import Stream
 from shmr.log import walk
 from shmr.log.fragments import FragmentStore
+from shmr.log.log import JOURNAL_MIN_BYTES
 from shmr.log.store import Segment, SegmentStore
 from shmr.units import MIB
 from shmr.volume.volume import Volume
@@ -31,7 +32,9 @@ _CHUNK = 4 * MIB
 
 def snapshot_zones(volume: Volume, pool: Pool) -> int:
     """Zones that the next snapshot takes of a drive, generously: each file begins a new one."""
-    size = min(volume.context.log.journal_bytes, pool.zone_bytes)
+    # Of the store, and not of the log: a dry run has none.
+    store = volume.context.reader.store
+    size = min(max(store.segment_bytes // 4, JOURNAL_MIN_BYTES), pool.zone_bytes)
     files = 2 + volume.catalog.truth_bytes() // size
     return files if pool.zone_bytes <= size else 1 + files * size // pool.zone_bytes
 
