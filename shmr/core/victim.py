@@ -110,7 +110,7 @@ def winning(
         return [use.number for use in uses]
     for count in range(len(uses), 1, -1):
         whole, rest = divmod(live[count], fill_bytes)
-        stays = whole > 0 and 0 < rest and 2 * rest < fill_bytes and not flush
+        stays = whole > 0 and rest > 0 and 2 * rest < fill_bytes and not flush
         if count - stays > whole + (rest > 0 and not stays):
             return [use.number for use in uses[:count]]
     return []

@@ -86,7 +86,7 @@ def test_a_lone_segment_is_not_written_anew_for_nothing(place: Path) -> None:
 
 
 def test_what_does_not_fill_a_segment_stays_in_the_last_victim(place: Path) -> None:
-    """Files of all victims are mixed by number: each victim but the last is emptied all the same."""
+    """Files of all victims are mixed by number: all victims but the last are emptied."""
     pool = pool_of("mirror")
     site = Site(place, pool)
     volume = site.open()
