@@ -22,9 +22,15 @@ class NoPlace(SetupError):
 class PoolDriveError(DriveError):
     """A drive of a pool failed a shift; says what the others can still take."""
 
-    def __init__(self, pool: Pool, error: DriveError, fragments: FragmentStore) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        error: DriveError,
+        fragments: FragmentStore,
+        avoided: Mapping[bytes, str] | None = None,
+    ) -> None:
         super().__init__(error.drive, error.operation, error.cause)
-        facts, absent = pool.facts(fragments)
+        facts, absent = pool.facts(fragments, avoided=avoided)
         zones = [f"{fact.label}: {fact.free_zones} zones free" for fact in facts]
         self.args = (f"pool {pool.name!r}: {error} ({'; '.join([*zones, *absent])})",)
 
@@ -53,13 +59,19 @@ class Pool:
         return self.k + self.m
 
     def place(
-        self, fragments: FragmentStore, turn: int, *, spare_zones: int = 0, cleaning: bool = False
+        self,
+        fragments: FragmentStore,
+        turn: int,
+        *,
+        spare_zones: int = 0,
+        cleaning: bool = False,
+        avoided: Mapping[bytes, str] | None = None,
     ) -> tuple[bytes, ...]:
         """The drives for fragments 0..k+m-1 of a new segment. Raises NoPlace.
 
         `spare_zones` of each drive are wanted for something else. `turn` rises by one each time.
         """
-        facts, absent = self.facts(fragments, spare_zones)
+        facts, absent = self.facts(fragments, spare_zones, avoided)
         found = place(facts, self.width, turn, same_device=self.same_device, cleaning=cleaning)
         if isinstance(found, Shortage):
             zones = ", ".join(f"{fact.label}: {fact.free_zones} zones free" for fact in facts)
@@ -68,15 +80,24 @@ class Pool:
         return rotated(found, turn)
 
     def facts(
-        self, fragments: FragmentStore, spare_zones: int = 0
+        self,
+        fragments: FragmentStore,
+        spare_zones: int = 0,
+        avoided: Mapping[bytes, str] | None = None,
     ) -> tuple[list[DriveFacts], list[str]]:
-        """What placement wants to know of the drives that are there, and why others are not."""
+        """What placement wants to know of the drives that are there, and why others are not.
+
+        `avoided` are drives that failed, and how.
+        """
         facts: list[DriveFacts] = []
         absent: list[str] = []
         for drive_id in self.drives:
             drive = fragments.drives.get(drive_id)
             if drive is None:
                 absent.append(f"{fragments.label(drive_id)}: missing")
+                continue
+            if avoided and drive_id in avoided:
+                absent.append(f"failed in this run: {avoided[drive_id]}")
                 continue
             try:
                 free = drive.capacity().free_bytes // self.zone_bytes

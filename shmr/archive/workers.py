@@ -32,20 +32,21 @@ class _Inline:
 
 
 class Workers:
-    """`readers` threads that read in any order, and a lane for each of `lanes` drives.
+    """`readers` threads that read in any order; for each of `width` drives a lane that writes to it
+    and one that reads back; and a crew that runs two jobs side by side.
 
     With no `readers` there are no threads at all.
     """
 
-    def __init__(self, readers: int, lanes: int) -> None:
+    def __init__(self, readers: int, width: int) -> None:
         self._executors: list[Executor] = []
-        self.readers: Lane = _Inline()
-        self.lanes: list[Lane] = [_Inline() for _ in range(lanes)]
-        if readers:
-            self.readers = self._threads(readers)
-            self.lanes = [self._threads(1) for _ in range(lanes)]
+        make = self._threads if readers else _no_threads
+        self.readers: Lane = make(readers)
+        self.crew: Lane = make(2)
+        self.lanes: list[Lane] = [make(1) for _ in range(width)]
+        self.checkers: list[Lane] = [make(1) for _ in range(width)]
 
-    def _threads(self, count: int) -> ThreadPoolExecutor:
+    def _threads(self, count: int) -> Lane:
         executor = ThreadPoolExecutor(count, thread_name_prefix="shift")
         self._executors.append(executor)
         return executor
@@ -62,6 +63,10 @@ class Workers:
         """Wait for what has begun; what has not never will."""
         for executor in self._executors:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _no_threads(count: int) -> Lane:
+    return _Inline()
 
 
 def results(futures: Iterable[Future[Any]]) -> list[Any]:

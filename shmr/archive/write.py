@@ -2,8 +2,9 @@
 
 Stripe by stripe: the k data units are gathered from where their bytes are now, verified as every
 read is; the m others are computed; each of the k+m goes to the end of its drive's file. Then table,
-footer, seal. Reading, coding, hashing and writing overlap where there are threads; at most
-`STEPS_AHEAD` steps of stripes are in memory.
+footer, seal. Reading, coding, hashing and writing overlap where there are threads, and the drives
+of the workspace are told ahead what will be read; at most `STEPS_AHEAD` steps of stripes wait in
+memory for the drives.
 
 Nothing here changes the catalog. What was written and is not wanted after all is discarded.
 """
@@ -31,7 +32,7 @@ from shmr.format.fragment import FragmentHeader, encode_footer, encode_table, un
 from shmr.format.rows import Extent
 from shmr.log.fragments import FragmentStore
 from shmr.log.reader import LogReader, ReadPlan
-from shmr.units import MIB
+from shmr.units import KIB, MIB
 from shmr.volume.cleaner import Work
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ STEP_BYTES = 32 * MIB
 STEPS_AHEAD = 2
 """So many steps may wait for the drives."""
 HASTEN_BYTES = 4 * MIB
+PREFETCH_LEAST_BYTES = 64 * KIB
+"""Of smaller pieces a drive is not told ahead: they lie near each other, or it is in vain."""
 
 
 class Unreadable(ShmrError):
@@ -158,12 +161,14 @@ class Writing:
         Raises Unreadable, DriveError, IntegrityError, Stopped.
         """
         try:
-            yield self._claim
             stripes = self._geometry.stripes
             step = max(1, STEP_BYTES // (self._geometry.k * self._geometry.unit_bytes))
+            self._read_ahead(range(min(stripes, step)))
+            yield self._claim
             for first in range(0, stripes, step):
                 self._control.check()
                 some = range(first, min(stripes, first + step))
+                self._read_ahead(range(some.stop, min(stripes, some.stop + step)))
                 size = yield from self._stripes(some)
                 self._control.advance(Phase.WRITE, size)
             yield self._finish
@@ -217,6 +222,29 @@ class Writing:
                 for unit in units:
                     unit.release()
         return size
+
+    def _read_ahead(self, some: range) -> None:
+        """Tell the drives of the workspace that these stripes are wanted next."""
+        if not some:
+            return
+        store = self._reader.store
+        for fragment in range(self._geometry.k):
+            start = self._geometry.unit_address(fragment, some.start)
+            last = self._geometry.unit_address(fragment, some.stop - 1)
+            end = last + self._geometry.unit_size(some.stop - 1)
+            index = max(0, bisect_right(self._ats, start) - 1)
+            for at, lot in self._shipment.stowed[index:]:
+                if at >= end:
+                    break
+                low, high = max(start, at), min(end, at + lot.length)
+                if high - low >= PREFETCH_LEAST_BYTES:
+                    source = lot.source
+                    try:
+                        files = store.copies_of(source.segment)
+                    except DriveError:
+                        return  # who reads it will say so
+                    for file in files[:1]:
+                        file.prefetch(source.frame + source.skip + low - at, high - low)
 
     def _plan(self, fragment: int, stripe: int) -> _Unit:
         """How to gather one data unit."""

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from shmr.archive.account import Report
 from shmr.archive.control import Stopped
 from shmr.archive.forecast import Forecast, forecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.plan import Lot
 from shmr.archive.pool import NoPlace, Pool
-from shmr.archive.shift import Report, Shift
+from shmr.archive.shift import Shift
 from shmr.archive.sources import IsSource, lots_of
 from shmr.archive.victims import DEAD_SHARE_PRESSED, inodes_in, victims
 from shmr.config import Config, load
@@ -40,8 +41,9 @@ READERS = 4
 class Compaction:
     """What was done, or with `dry_run` would be. Bytes are those of files.
 
-    `unreadable` says of inodes why they stayed where they are. `stopped`: somebody asked for it,
-    and the rest is left for the next run.
+    `unreadable` says of inodes why they stayed where they are, `failed` of drives, by their paths,
+    how they failed: nothing more was written to them, others took it. `stopped`: somebody asked
+    for it, and the rest is left for the next run.
     """
 
     dry_run: bool
@@ -52,6 +54,7 @@ class Compaction:
     strays: int = 0
     retired: int = 0
     unreadable: dict[int, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     forecasts: tuple[Forecast, ...] = ()
 
 
@@ -121,6 +124,7 @@ def _told(report: Report, stopped: bool) -> Compaction:
         report.strays,
         report.retired,
         dict(report.unreadable),
+        dict(report.failed),
     )
 
 

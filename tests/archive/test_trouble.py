@@ -52,37 +52,71 @@ def test_what_does_not_read_back_as_it_was_written_is_not_switched(place: Path) 
     volume.close()
 
 
-def test_a_drive_that_vanishes_in_a_shift_is_named_and_the_next_run_does_without_it(
-    place: Path,
-) -> None:
-    pool = pool_of("2+1")
-    site = Site(place, pool)
-    volume = site.open()
-    site.fill(volume)
+def vanishing(site: Site, index: int, operation: int) -> str:
+    """Let a drive of the pool vanish in the middle of an operation; what it is called."""
+    drive = site.world.drives[1 + index]
     seen = 0
 
     def vanish(world: World) -> None:
         nonlocal seen
         seen += 1
-        if seen == 9:
-            world.drives[2].lose()  # type: ignore[attr-defined]
+        if seen == operation:
+            drive.lose()
 
     site.world.observer = vanish
-    label = site.world.drives[2].label
-    with pytest.raises(DriveError, match=rf"pool 'cold0': drive {label}: .*zones free"):
-        site.shift(volume, pool)
+    return drive.label
+
+
+def test_a_shift_goes_on_without_a_drive_that_vanishes_and_says_so_once(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=60)
+    label = vanishing(site, 1, 9)
+    shift = site.shift(volume, pool)
     site.world.observer = None
-    site.assert_files(volume)
-    volume.close()
-    lost = pool.drives[1]
-    volume = site.open(missing=(lost,))
-    site.shift(volume, pool)
+    assert shift.report.segments > 1
+    assert list(shift.report.failed) == [label]
+    assert len([r for r in caplog.records if "nothing more is written to it" in r.message]) == 1
     assert site.bytes_in(volume, None) == 0
     assert all(
-        placed.drive != lost
+        placed.drive != pool.drives[1]
         for _, archived in volume.catalog.archived_segments()
         for placed in archived.fragments
     )
+    site.assert_files(volume)
+    volume.close()
+
+
+def test_a_drive_that_vanishes_and_cannot_be_done_without_is_named_with_what_the_others_can_take(
+    place: Path,
+) -> None:
+    pool = pool_of("2+1", drives=3)
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume)
+    label = vanishing(site, 1, 9)
+    with pytest.raises(DriveError, match=rf"pool 'cold0': drive {label}: .*zones free"):
+        site.shift(volume, pool)
+    site.world.observer = None
+    assert site.bytes_in(volume, pool) == 0
+    site.assert_files(volume)
+    volume.close()
+
+
+def test_what_was_moved_before_a_drive_vanished_that_is_needed_stays_moved(place: Path) -> None:
+    pool = pool_of("2+1", drives=3)
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=60)
+    vanishing(site, 1, 330)
+    with pytest.raises(DriveError, match="zones free"):
+        site.shift(volume, pool)
+    site.world.observer = None
+    assert site.bytes_in(volume, pool) > 0
+    assert site.bytes_in(volume, None) > 0
     site.assert_files(volume)
     volume.close()
 
