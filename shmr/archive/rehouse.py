@@ -149,17 +149,25 @@ class Rehousing:
             for at in range(0, units, step):
                 self._control.check()
                 run = range(at, min(at + step, units))
+                size = _size(before, run)
                 try:
-                    yield partial(_check_units, self._context.gather, number, before, index, run)
+                    yield partial(self._check, number, before, index, run)
                 except (DriveError, IntegrityError) as error:
                     logger.error("segment %d keeps all of its parity: %s", number, error)
                     self.lost.append(Lost(number, index, error))
                     return False
+                # Nothing is written: to read it is all of it.
+                self._control.advance(Phase.VERIFY, 2 * size)
         after = before._replace(m=keep - before.k, fragments=before.fragments[:keep])
         self._switch(number, before, after)
         if len(self._replaced) >= SETTLE_EVERY:
             yield from self.settle()
         return True
+
+    def _check(self, number: int, archived: Archived, index: int, run: range) -> None:
+        """In a job: some units are read, no faster than is allowed."""
+        self._control.pace(_size(archived, run))
+        _check_units(self._context.gather, number, archived, index, run)
 
     def settle(self) -> Work[None]:
         """A snapshot that knows of all this, then what was replaced goes.
@@ -180,7 +188,7 @@ class Rehousing:
         there = self._context.fragments.drives.get(drive)
         if there is None or not keeps_snapshot(there):
             return
-        yield from self._volume.snapshots.make()
+        yield from self._volume.snapshots.make(segment_bytes_max=pool.zone_bytes)
         keep_snapshot(self._context.reader.store, self._context.fragments, pool)
 
     def _switch(self, number: int, before: Archived, after: Archived) -> None:
@@ -259,9 +267,7 @@ class _Source:
 
     def size(self, run: range) -> int:
         """Bytes of these units."""
-        unit_bytes = self._archived.unit_bytes
-        end = min(run.stop * unit_bytes, self._archived.data_bytes)
-        return max(0, end - run.start * unit_bytes)
+        return _size(self._archived, run)
 
     def units(self, run: range) -> list[bytes]:
         """Verified. Raises Lost."""
@@ -301,6 +307,12 @@ class _Source:
         every = range(len(self._archived.fragments))
         own = [self._index] if self._index in every else []
         return [*own, *(index for index in every if index != self._index)]
+
+
+def _size(archived: Archived, run: range) -> int:
+    """Bytes that these units of a fragment have of files."""
+    end = min(run.stop * archived.unit_bytes, archived.data_bytes)
+    return max(0, end - run.start * archived.unit_bytes)
 
 
 def _check_ends(

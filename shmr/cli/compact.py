@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from shmr.cli.jobs import rate
 from shmr.cli.library import load_service
 from shmr.cli.main import DONE, FAILED, INTERRUPTED
 from shmr.cli.progress import Progress, stop_asked
 from shmr.cli.show import as_json, table
 from shmr.errors import ShmrError
-from shmr.units import format_size, parse_size
+from shmr.units import format_size
 
 if TYPE_CHECKING:
     from shmr.archive.forecast import Forecast
@@ -61,16 +62,6 @@ class CompactService(Protocol):
     ) -> Compaction: ...
 
 
-def _rate(text: str) -> int:
-    try:
-        rate = parse_size(text.removesuffix("/s"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if rate < 1:
-        raise argparse.ArgumentTypeError("a rate is at least one byte per second")
-    return rate
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shmr-compact",
@@ -106,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--limit-rate",
         metavar="RATE",
-        type=_rate,
+        type=rate,
         help="read no more than this of files in a second, such as 50MiB",
     )
     add("--json", action="store_true", help="print the report as JSON")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
+from shmr.cli.jobs import Asked, add_options, watch
 from shmr.cli.library import Service
-from shmr.cli.progress import Progress, stop_asked
 from shmr.cli.show import as_json, table
-from shmr.errors import SetupError
 from shmr.units import format_size
 
 if TYPE_CHECKING:
     from shmr.service.drive_list import DriveList
-    from shmr.service.following import Stop, Watcher
     from shmr.service.rehousing import Rehoused
 
 STATES = ("prefer", "normal", "avoid", "drain")
@@ -35,7 +32,8 @@ _LIST = """\
 Tell which drives there are: their ids, what they are meant for, and how many fragments they hold.
 """
 _ADD = """\
-Make the empty directory PATH, which the config names, a drive of its pool.
+Make empty directories, which the config names, drives of their pools. The first drive of a pool
+that is new in the config begins it. A drive that had left its pool comes back with what it holds.
 """
 _REMOVE = """\
 Take a drive that is there, and has been drained, out of its pool.
@@ -66,7 +64,7 @@ class DriveService(Protocol):
 
     def drive_list(self, config_path: Path) -> DriveList: ...
 
-    def drive_add(self, config_path: Path, path: Path) -> None: ...
+    def drive_add(self, config_path: Path, *paths: Path) -> tuple[str, ...]: ...
 
     def drive_remove(self, config_path: Path, drive: str, *, force: bool) -> tuple[str, ...]: ...
 
@@ -74,16 +72,14 @@ class DriveService(Protocol):
 
     def drive_state(self, config_path: Path, drive: str, state: str) -> None: ...
 
-    def drive_drain(
-        self, config_path: Path, drive: str, *, watcher: Watcher, stop: Stop
-    ) -> Rehoused: ...
+    def drive_drain(self, config_path: Path, drive: str, **asked: Unpack[Asked]) -> Rehoused: ...
 
     def drive_replace(
-        self, config_path: Path, old: str, new: Path, *, watcher: Watcher, stop: Stop
+        self, config_path: Path, old: str, new: Path, **asked: Unpack[Asked]
     ) -> Rehoused: ...
 
     def drive_rebalance(
-        self, config_path: Path, pool_name: str | None, *, watcher: Watcher, stop: Stop
+        self, config_path: Path, pool_name: str | None, **asked: Unpack[Asked]
     ) -> Rehoused: ...
 
 
@@ -113,11 +109,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     drive_help = "a path that the config has, or the beginning of an id"
     force_help = "also where redundancy is lowered or bytes are lost"
-    json_help = "print the report as JSON"
     add = verb("list", "the drives of all pools", _LIST, "", run_list)
     add("--json", action="store_true", help="print JSON")
     add = verb("add", "an empty directory becomes a drive", _ADD, " /mnt/smr7", run_add)
-    add("path", metavar="PATH", type=Path, help="a directory that the config names")
+    add("paths", metavar="PATH", type=Path, nargs="+", help="a directory that the config names")
     add = verb("remove", "take out a drive that is there", _REMOVE, " /mnt/smr3", run_remove)
     add("drive", metavar="DRIVE", help=drive_help)
     add("--force", action="store_true", help=force_help)
@@ -126,15 +121,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--force", action="store_true", help=force_help)
     add = verb("drain", "move everything off a drive", _DRAIN, " /mnt/smr3", run_drain)
     add("drive", metavar="DRIVE", help=drive_help)
-    add("--json", action="store_true", help=json_help)
+    add_options(add)
     places = " /mnt/smr3 /mnt/smr7"
     add = verb("replace", "put one drive in the place of another", _REPLACE, places, run_replace)
     add("old", metavar="OLD", help=drive_help)
     add("new", metavar="NEW", type=Path, help="a directory that the config names")
-    add("--json", action="store_true", help=json_help)
+    add_options(add)
     add = verb("rebalance", "even out how full drives are", _REBALANCE, "", run_rebalance)
     add("--pool", metavar="P", help="only this pool (default: all archive pools)")
-    add("--json", action="store_true", help=json_help)
+    add_options(add)
     add = verb("state", "what a drive is meant for", _STATE, " /mnt/smr3 avoid", run_state)
     add("drive", metavar="DRIVE", help=drive_help)
     add("state", choices=STATES, help="prefer, normal, avoid or drain")
@@ -164,8 +159,8 @@ def show_drives(found: DriveList) -> str:
 
 
 def run_add(arguments: argparse.Namespace, service: Service) -> None:
-    cast(DriveService, service).drive_add(arguments.config, arguments.path)
-    print(f"{arguments.path} is a drive of its pool")
+    add = cast(DriveService, service).drive_add
+    print("\n".join(add(arguments.config, *arguments.paths)))
 
 
 def run_remove(arguments: argparse.Namespace, service: Service) -> None:
@@ -184,60 +179,18 @@ def run_state(arguments: argparse.Namespace, service: Service) -> None:
 
 def run_drain(arguments: argparse.Namespace, service: Service) -> None:
     drain = cast(DriveService, service).drive_drain
-    watch(
-        "drain",
-        lambda watcher, stop: drain(arguments.config, arguments.drive, watcher=watcher, stop=stop),
-        as_text=not arguments.json,
-    )
+    watch("drain", arguments, lambda asked: drain(arguments.config, arguments.drive, **asked))
 
 
 def run_replace(arguments: argparse.Namespace, service: Service) -> None:
     change = cast(DriveService, service).drive_replace
     watch(
         "replace",
-        lambda watcher, stop: change(
-            arguments.config, arguments.old, arguments.new, watcher=watcher, stop=stop
-        ),
-        as_text=not arguments.json,
+        arguments,
+        lambda asked: change(arguments.config, arguments.old, arguments.new, **asked),
     )
 
 
 def run_rebalance(arguments: argparse.Namespace, service: Service) -> None:
-    rebalance = cast(DriveService, service).drive_rebalance
-    watch(
-        "rebalance",
-        lambda watcher, stop: rebalance(
-            arguments.config, arguments.pool, watcher=watcher, stop=stop
-        ),
-        as_text=not arguments.json,
-    )
-
-
-def watch(what: str, call: Callable[[Watcher, Stop], Rehoused], *, as_text: bool) -> None:
-    """Run a long call with a progress bar, and print what came of it.
-
-    Raises SetupError where something was left, KeyboardInterrupt where it was stopped.
-    """
-    with stop_asked() as stop, Progress(what, 0) as progress:
-        done = call(
-            lambda phase, size, total: progress.update(size, total_bytes=total, note=phase), stop
-        )
-    print(report(done) if as_text else as_json(done))
-    if done.stopped:
-        print("stopped; run it again to go on", file=sys.stderr)
-        raise KeyboardInterrupt
-    if not done.is_complete:
-        raise SetupError("not all could be done; see the report")
-
-
-def report(done: Rehoused) -> str:
-    """What people read."""
-    noun = "fragment" if done.moved == 1 else "fragments"
-    lines = [f"{done.moved} {noun} written anew and verified"]
-    if done.dropped:
-        lines.append(f"{done.dropped} fragments of parity dropped")
-    if done.left:
-        lines.append(f"{done.left} are left to be done")
-    if done.shortage:
-        lines.append(f"no place: {done.shortage}")
-    return "\n".join([*lines, *done.lost, *done.advice])
+    balance = cast(DriveService, service).drive_rebalance
+    watch("rebalance", arguments, lambda asked: balance(arguments.config, arguments.pool, **asked))

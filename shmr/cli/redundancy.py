@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
-from shmr.cli.drive import watch
+from shmr.cli.jobs import Asked, add_options, watch
 from shmr.cli.library import Service
 
 if TYPE_CHECKING:
-    from shmr.service.following import Stop, Watcher
     from shmr.service.rehousing import Rehoused
 
 _DESCRIPTION = """\
@@ -28,7 +27,7 @@ class RedundancyService(Protocol):
     """What this command needs of `shmr.service`."""
 
     def redundancy(
-        self, config_path: Path, pool_name: str, m: int, *, watcher: Watcher, stop: Stop
+        self, config_path: Path, pool_name: str, m: int, **asked: Unpack[Asked]
     ) -> Rehoused: ...
 
 
@@ -43,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration")
     parser.add_argument("--pool", metavar="P", required=True, help="an archive pool")
     parser.add_argument("--m", metavar="N", type=int, required=True, help="drives that may be lost")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_options(parser.add_argument)
     parser.set_defaults(run=run)
 
 
@@ -51,8 +50,6 @@ def run(arguments: argparse.Namespace, service: Service) -> None:
     change = cast(RedundancyService, service).redundancy
     watch(
         "redundancy",
-        lambda watcher, stop: change(
-            arguments.config, arguments.pool, arguments.m, watcher=watcher, stop=stop
-        ),
-        as_text=not arguments.json,
+        arguments,
+        lambda asked: change(arguments.config, arguments.pool, arguments.m, **asked),
     )

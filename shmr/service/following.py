@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shmr.archive.control import Control, Phase
 from shmr.service.shifting import ShiftStatus
@@ -23,6 +24,16 @@ Stop = Callable[[], bool]
 def nobody_stops() -> bool:
     """For whoever cannot be asked."""
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of a job. `limit_rate` is in bytes per second; a dry run changes nothing."""
+
+    watcher: Watcher | None = None
+    stop: Stop = nobody_stops
+    limit_rate: int | None = None
+    dry_run: bool = False
 
 
 class Follower:

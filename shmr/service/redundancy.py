@@ -13,9 +13,10 @@ from shmr.codec import self_test
 from shmr.config import PoolConfig, load
 from shmr.errors import SetupError
 from shmr.format.fragment import WIDTH_MAX
-from shmr.service.following import Stop, Watcher, nobody_stops
+from shmr.service.drive_find import pool_named
+from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job, Rehoused, room_of, rows_of
+from shmr.service.rehousing import Job, Rehoused
 
 
 def redundancy(
@@ -23,45 +24,48 @@ def redundancy(
     pool_name: str,
     m: int,
     *,
+    dry_run: bool = False,
+    limit_rate: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Rehoused:
     """Everything in the pool may lose any `m` drives. Goes on where an earlier run ended.
 
+    `limit_rate` is in bytes per second.
     Raises SetupError, DriveError, NoSpace, IntegrityError; what was done before stays done.
     """
-    config = load(config_path)
+    config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
     entry = next((pool for pool in config.pools if pool.name == pool_name), None)
-    if entry is None:
-        raise SetupError(f"the config has no pool {pool_name!r}")
-    if entry is config.workspace:
-        raise SetupError(
-            f"pool {pool_name!r} is the workspace, whose copies cannot be changed yet: this works "
-            "for archive pools"
-        )
-    k = entry.scheme.k
-    if m < (1 if k > 1 else 0) or k + m > WIDTH_MAX:
-        least = 1 if k > 1 else 0
-        raise SetupError(f"{k}+{m} is no scheme: m is {least} to {WIDTH_MAX - k} here")
-    self_test(k, m, entry.scheme.code)
-    with unmounted(config, read_only=False) as (volume, pools):
-        pool = next((pool for pool in pools if pool.name == pool_name), None)
-        if pool is None:
-            raise SetupError(f"pool {pool_name!r}: no drive of it is there; connect them")
-        job = Job(volume, pools, watcher, stop)
-        job.recover()
-        rows = {n: a for n, a in rows_of(volume, pool).items() if a.k == k}
-        room = room_of(volume, pool)
-        job.carry_out(plan_parity(rows, m, room, same_device=pool.same_device))
-        surplus = sum(max(0, archived.m - m) for archived in rows.values())
-        for number in sorted(rows):
-            job.do(job.rehousing.drop(number, k + m))
-        job.do(job.rehousing.settle())
-        rows = {n: a for n, a in rows_of(volume, pool).items() if a.k == k}
-        more = sum(max(0, archived.m - m) for archived in rows.values())
-        less = sum(max(0, m - archived.m) for archived in rows.values())
-        advice = () if m == entry.scheme.m else (_line(entry, m),)
-        return job.told(less + more, dropped=surplus - more, advice=advice)
+    k = 1 if entry is None else entry.scheme.k
+    least = 1 if k > 1 else 0
+    if entry is not None and entry is not config.workspace:
+        if m < least or k + m > WIDTH_MAX:
+            raise SetupError(f"{k}+{m} is no scheme: m is {least} to {WIDTH_MAX - k} here")
+        self_test(k, m, entry.scheme.code)
+    with unmounted(config, read_only=dry_run) as (volume, pools):
+        pool = pool_named(config, pools, pool_name)
+        assert entry is not None, "a pool of the config was found"
+        with Job("redundancy", config, volume, pools, terms) as job:
+            every = job.rows(pool)
+            rows = {n: a for n, a in every.items() if a.k == k}
+            plan = plan_parity(rows, m, job.room(pool), same_device=pool.same_device)
+            job.carry_out(pool, plan)
+            surplus = sum(max(0, archived.m - m) for archived in rows.values())
+            wide = {n: a for n, a in rows.items() if a.m > m}
+            job.more(sum(archived.data_bytes * (k + m) for archived in wide.values()))
+            for number in sorted(wide):
+                job.do(job.rehousing.drop(number, k + m))
+            job.do(job.rehousing.settle())
+            now = {n: a for n, a in job.rows(pool).items() if a.k == k}
+            more = 0 if dry_run else sum(max(0, archived.m - m) for archived in now.values())
+            less = sum(max(0, m - archived.m) for archived in now.values())
+            advice = [] if m == entry.scheme.m else [_line(entry, m)]
+            if len(every) > len(rows):
+                advice.append(
+                    f"{len(every) - len(rows)} segments have another k than {k} and stay as they "
+                    "are; moved to another pool and back (`shmr-compact --from --to`) they have it"
+                )
+            return job.told(less + more, dropped=surplus - more, advice=tuple(advice))
 
 
 def _line(entry: PoolConfig, m: int) -> str:

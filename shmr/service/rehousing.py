@@ -1,32 +1,38 @@
 """Fragments written anew on a filesystem that is not mounted, and what came of it.
 
-What an earlier run that was cut off left is put in order first.
+What an earlier run that was cut off left is put in order first. A dry run makes the same plans, one
+on top of the other, and carries out none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from shmr.archive.control import Control, Phase, Stopped
+from shmr.archive.control import Stopped
+from shmr.archive.forecast import DRIVE_RATE_BYTES, DriveForecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.pool import Pool
 from shmr.archive.redistribute import Plan
-from shmr.archive.rehouse import Rehousing
+from shmr.archive.rehouse import Rehousing, Step, rehoused
 from shmr.archive.shift import Shift
+from shmr.config import Config
 from shmr.core.placement import DriveFacts
 from shmr.format.archived import Archived
-from shmr.service.following import Stop, Watcher
+from shmr.service.following import Follower, Terms
+from shmr.service.shifting import ShiftStatus
 from shmr.volume.cleaner import Work, run_inline
 from shmr.volume.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
 class Rehoused:
-    """`moved` fragments were written anew. `left` were to be, and are where they were: for lack of
-    place (`shortage`), because they are `lost` (a sentence each), or because somebody stopped it.
+    """`moved` fragments were written anew, or with `dry_run` would be. `left` were to be, and are
+    where they were: for lack of place (`shortage`), because they are `lost` (a sentence each), or
+    because somebody stopped it.
 
-    `dropped` fragments of parity are gone. `advice` says what to do next, a sentence each.
+    `dropped` fragments of parity are gone. `advice` says what to do next, a sentence each. Of a dry
+    run `drives` says what each would be given, `seconds` how long about.
     """
 
     moved: int = 0
@@ -37,6 +43,9 @@ class Rehoused:
     lost: tuple[str, ...] = ()
     stopped: bool = False
     advice: tuple[str, ...] = ()
+    dry_run: bool = False
+    seconds: float = 0.0
+    drives: tuple[DriveForecast, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -47,41 +56,116 @@ class Job:
     """One run on an open volume. `pools` are all archive pools, with the states that now hold."""
 
     def __init__(
-        self, volume: Volume, pools: Iterable[Pool], watcher: Watcher | None, stop: Stop
+        self, name: str, config: Config, volume: Volume, pools: Iterable[Pool], terms: Terms
     ) -> None:
         self._volume = volume
-        self._watcher = watcher
-        self._halves = self._total = 0
-        control = Control(self._advance, stop)
+        self._terms = terms
+        state = "drives are being changed"
+        self._status = ShiftStatus(config, volume, job=name, state=state)
+        self._follower = Follower(terms.watcher, self._status)
+        control = self._follower.control(terms.stop, terms.limit_rate)
         self._shift = Shift(volume, pools, control=control)
         self.rehousing = Rehousing(self._shift, control)
         self.shortage: str | None = None
         self.stopped = False
+        self._planned: list[tuple[Pool, Step]] = []
+        self._lost: list[str] = []
 
-    def recover(self) -> None:
-        """Put in order what was cut off."""
-        run_inline(self._shift.recover())
+    def __enter__(self) -> Job:
+        """What was cut off is put in order."""
+        if not self._terms.dry_run:
+            try:
+                run_inline(self._shift.recover())
+            except BaseException:
+                self._status.ended()
+                raise
+        return self
 
-    def carry_out(self, plan: Plan) -> None:
+    def __exit__(self, *_: object) -> None:
+        if not self._terms.dry_run:
+            self._status.ended()
+
+    def rows(self, pool: Pool) -> dict[int, Archived]:
+        """The segments of a pool, as they are or would be by now."""
+        rows = rows_of(self._volume, pool)
+        for _, step in self._planned:
+            if step.segment in rows:
+                rows[step.segment] = rehoused(rows[step.segment], step.fragment, step.drive)
+        return rows
+
+    def room(self, pool: Pool, *, whole: bool = False) -> list[DriveFacts]:
+        """What the drives of a pool can take, beside the next snapshots or, `whole`, with them."""
+        spare = 0 if whole else 2 * snapshot_zones(self._volume, pool)
+        facts = pool.facts(self._volume.context.fragments, spare)[0]
+        taken = [step.drive for _, step in self._planned]
+        return [
+            replace(fact, free_zones=max(0, fact.free_zones - taken.count(fact.drive)))
+            for fact in facts
+        ]
+
+    def carry_out(self, pool: Pool, plan: Plan) -> None:
         """Take the steps of a plan. Raises NoPlace, NoSpace, DriveError, IntegrityError."""
         self.shortage = plan.shortage
-        self._total += plan.size_bytes
+        if self._terms.dry_run:
+            self._imagine(pool, plan)
+            return
+        self.more(plan.size_bytes)
         self.do(self.rehousing.run(plan.steps))
 
+    def more(self, size_bytes: int) -> None:
+        """So much more is to be done."""
+        self._follower.plan(size_bytes)
+
     def do(self, work: Work[object]) -> None:
-        """Some work; a stop is noted, and nothing is begun after one."""
-        if self.stopped:
+        """Some work; a stop is noted, and nothing is begun after one. A dry run does none."""
+        if self.stopped or self._terms.dry_run:
             return
         try:
             run_inline(work)
         except Stopped:
             self.stopped = True
 
+    def _imagine(self, pool: Pool, plan: Plan) -> None:
+        there = self._volume.context.fragments.drives
+        rows = self.rows(pool)
+        for step in plan.steps:
+            archived = rows[step.segment]
+            placed = archived.fragments[step.fragment : step.fragment + 1]
+            found = sum(one.drive in there for one in archived.fragments)
+            if found < archived.k and not (placed and placed[0].drive in there):
+                self._lost.append(
+                    f"segment {step.segment}, fragment {step.fragment} is lost: of {archived.k} "
+                    f"others it takes, {found} are there"
+                )
+                continue
+            self._planned.append((pool, step))
+
+    @property
+    def has_lost(self) -> bool:
+        return bool(self._lost or self.rehousing.lost)
+
     def told(self, left: int, *, dropped: int = 0, advice: tuple[str, ...] = ()) -> Rehoused:
         """What came of it."""
+        if self._terms.dry_run:
+            size = sum(step.size_bytes for _, step in self._planned)
+            # Each is read, written, and read back, one after the other.
+            rate = min(DRIVE_RATE_BYTES / 3, self._terms.limit_rate or DRIVE_RATE_BYTES)
+            return Rehoused(
+                len(self._planned),
+                size,
+                dropped,
+                left,
+                self.shortage,
+                tuple(self._lost),
+                False,
+                advice,
+                True,
+                size / rate,
+                tuple(self._drives()),
+            )
         return Rehoused(
             self.rehousing.moved,
-            self._halves // 2,
+            self._follower.done_bytes,
             dropped,
             left,
             self.shortage,
@@ -90,20 +174,17 @@ class Job:
             advice,
         )
 
-    def _advance(self, phase: Phase, size_bytes: int) -> None:
-        # What is written is then verified: each of the two is half of it.
-        self._halves += size_bytes
-        if self._watcher is not None:
-            self._watcher(phase.value, self._halves // 2, self._total)
+    def _drives(self) -> Iterator[DriveForecast]:
+        """What the drives of the pools that were planned for would be given."""
+        for pool in dict.fromkeys(pool.id for pool, _ in self._planned):
+            one = next(known for known, _ in self._planned if known.id == pool)
+            for fact in self.room(one, whole=True):
+                steps = [step for _, step in self._planned if step.drive == fact.drive]
+                size = sum(step.size_bytes for step in steps)
+                yield DriveForecast(fact.label, size, fact.free_zones)
 
 
 def rows_of(volume: Volume, pool: Pool) -> dict[int, Archived]:
     """The segments of a pool."""
     every = volume.catalog.archived_segments()
     return {number: archived for number, archived in every if archived.pool == pool.id}
-
-
-def room_of(volume: Volume, pool: Pool) -> list[DriveFacts]:
-    """What the drives of a pool can take, beside the next snapshots."""
-    spare = 2 * snapshot_zones(volume, pool)
-    return pool.facts(volume.context.fragments, spare)[0]

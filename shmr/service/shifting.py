@@ -1,4 +1,4 @@
-"""The status file while files are moved: pools, drives up or down, and how far the shift is."""
+"""The status file while somebody works on an unmounted filesystem: pools, drives, how far it is."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ PERIOD_S = 3.0
 
 
 class ShiftStatus:
-    """Kept while a shift runs. Does nothing where the configuration names no status file."""
+    """Kept while a job runs. Does nothing where the configuration names no status file."""
 
     def __init__(
         self,
         config: Config,
         volume: Volume,
         *,
+        job: str = "shift",
+        state: str = "files are being moved",
         clock: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
+        self._job, self._state = job, state
         self._clock = clock
         self._time_ns = time_ns
         self._meter = Meter(0)
@@ -52,7 +55,7 @@ class ShiftStatus:
         self._written_s = now
         self._meter.note(now, done_bytes)
         job = JobStatus(
-            "shift",
+            self._job,
             phase,
             done_bytes,
             self._meter.total_bytes,
@@ -60,7 +63,7 @@ class ShiftStatus:
             self._meter.left_s,
         )
         pools = tuple(map(self._pool, self._config.pools))
-        facts = StatusFacts(self._config.filesystem, "files are being moved", pools, (job,))
+        facts = StatusFacts(self._config.filesystem, self._state, pools, (job,))
         self._writer.write(facts, self._time_ns())
 
     def ended(self) -> None:

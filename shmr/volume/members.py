@@ -54,12 +54,15 @@ def join(
     *,
     known: KnownPool | None = None,
 ) -> KnownPool:
-    """An empty drive becomes a member, under an id that was never used. Raises SetupError."""
+    """A drive becomes a member. Raises SetupError.
+
+    An empty one under an id that was never used; one that had left the pool under its own.
+    """
     others = list(others)
     newest = _newest(others, known)
     if newest is None:
         raise SetupError("no drive of the pool is there; connect one of them")
-    members = (*newest.members, drive_id)
+    members = (*(member for member in newest.members if member != drive_id), drive_id)
     block = newest._replace(
         drive=drive_id, generation=newest.generation + 1, members=members, created_ns=clock_ns
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from shmr.archive.forecast import DriveForecast
 from shmr.cli.library import Service
 from shmr.cli.main import main
 from shmr.service.drive_list import DriveList, ListedDrive
 from shmr.service.rehousing import Rehoused
-from shmr.units import GIB
+from shmr.units import GIB, MIB
 
 CONFIG = Path("media.yaml")
 LISTED = DriveList(
@@ -48,13 +50,19 @@ def run(line: str, answer: object = None) -> tuple[int, list[tuple[Any, ...]]]:
 
 
 DONE = Rehoused(3, 1000)
+ASKED = {"dry_run": False, "limit_rate": None}
 
 
 @pytest.mark.parametrize(
     ("line", "answer", "call"),
     [
         ("drive list media.yaml", LISTED, ("drive_list", CONFIG)),
-        ("drive add media.yaml /mnt/d", None, ("drive_add", CONFIG, Path("/mnt/d"))),
+        ("drive add media.yaml /mnt/d", ("x",), ("drive_add", CONFIG, Path("/mnt/d"))),
+        (
+            "drive add media.yaml /mnt/d /mnt/e",
+            ("x", "y"),
+            ("drive_add", CONFIG, Path("/mnt/d"), Path("/mnt/e")),
+        ),
         ("drive remove media.yaml b", ("x",), ("drive_remove", CONFIG, "b", {"force": False})),
         (
             "drive forget media.yaml b --force",
@@ -62,11 +70,25 @@ DONE = Rehoused(3, 1000)
             ("drive_forget", CONFIG, "b", {"force": True}),
         ),
         ("drive state media.yaml b avoid", None, ("drive_state", CONFIG, "b", "avoid")),
-        ("drive drain media.yaml b", DONE, ("drive_drain", CONFIG, "b")),
-        ("drive replace media.yaml b d", DONE, ("drive_replace", CONFIG, "b", Path("d"))),
-        ("drive rebalance media.yaml", DONE, ("drive_rebalance", CONFIG, None)),
-        ("drive rebalance media.yaml --pool cold", DONE, ("drive_rebalance", CONFIG, "cold")),
-        ("redundancy media.yaml --pool cold --m 3", DONE, ("redundancy", CONFIG, "cold", 3)),
+        ("drive drain media.yaml b", DONE, ("drive_drain", CONFIG, "b", ASKED)),
+        ("drive replace media.yaml b d", DONE, ("drive_replace", CONFIG, "b", Path("d"), ASKED)),
+        ("drive rebalance media.yaml", DONE, ("drive_rebalance", CONFIG, None, ASKED)),
+        (
+            "drive rebalance media.yaml --pool cold",
+            DONE,
+            ("drive_rebalance", CONFIG, "cold", ASKED),
+        ),
+        ("redundancy media.yaml --pool cold --m 3", DONE, ("redundancy", CONFIG, "cold", 3, ASKED)),
+        (
+            "drive drain media.yaml b --dry-run --limit-rate 5MiB/s",
+            DONE,
+            ("drive_drain", CONFIG, "b", {"dry_run": True, "limit_rate": 5 * MIB}),
+        ),
+        (
+            "redundancy media.yaml --pool cold --m 3 --limit-rate 1000",
+            DONE,
+            ("redundancy", CONFIG, "cold", 3, {"dry_run": False, "limit_rate": 1000}),
+        ),
     ],
 )
 def test_a_command_asks_one_thing_of_the_library(
@@ -108,6 +130,28 @@ def test_what_was_left_is_a_failure_that_says_why(capsys: pytest.CaptureFixture[
 def test_a_run_that_was_stopped_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     code, _ = run("drive drain media.yaml b", Rehoused(1, 10, 0, 2, stopped=True))
     assert code == 130 and "run it again" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_what_each_drive_would_get(capsys: pytest.CaptureFixture[str]) -> None:
+    drives = (DriveForecast("/mnt/c", 8 * MIB, 3), DriveForecast("/mnt/d", 0, 7))
+    done = Rehoused(2, 8 * MIB, dry_run=True, seconds=1.4, drives=drives)
+    code, _ = run("drive drain media.yaml b --dry-run", done)
+    out, err = capsys.readouterr()
+    assert code == 0 and not err
+    assert [line.split() for line in out.splitlines()] == [
+        "2 fragments would be written anew: 8.0 MiB, about 1 s".split(),
+        ["DRIVE", "WRITTEN", "ZONES", "LEFT"],
+        ["/mnt/c", "8.0", "MiB", "3"],
+        ["/mnt/d", "0", "B", "7"],
+    ]
+    code, _ = run("drive drain media.yaml b --dry-run", replace(done, left=1, shortage="full"))
+    assert code == 1 and "1 would be left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rate", ["0", "fast", "-1MiB"])
+def test_a_rate_that_is_none_is_a_wrong_command_line(rate: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(f"drive drain media.yaml b --limit-rate={rate}", DONE)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 from shmr import service
 from shmr.config import load
 from shmr.errors import SetupError
-from shmr.format.rows import ROOT
+from shmr.format.rows import ROOT, Row, Table
 from shmr.service.drive_list import ListedDrive
 from shmr.service.offline import unmounted
+from shmr.service.rehousing import Rehoused
 from shmr.units import MIB
 from shmr.volume.context import Caller
 
@@ -113,7 +116,7 @@ def test_the_list_says_what_each_drive_holds(place: Place) -> None:
 
 
 def test_a_drained_drive_can_be_removed(place: Place) -> None:
-    with pytest.raises(SetupError, match=r"fragment on it.*only 0 more.*--force"):
+    with pytest.raises(SetupError, match=r"fragment on it.*only 0 more drives.*--force"):
         service.drive_remove(place.config, place.path("a"))
     done = service.drive_drain(place.config, place.path("a"))
     assert done.is_complete and done.moved > 0 and "remove" in done.advice[0]
@@ -166,6 +169,43 @@ def test_a_blank_disk_takes_the_place_of_one_that_died(place: Place) -> None:
     place.assert_files()
 
 
+def test_a_blank_disk_that_was_stopped_in_the_place_of_another_goes_on(place: Place) -> None:
+    held = place.listed()["b"].fragments
+    shutil.rmtree(place.base / "b")
+    (place.base / "b").mkdir()
+    done = service.drive_replace(place.config, place.path("b"), place.path("b"), stop=lambda: True)
+    assert done.stopped and done.left == held
+    assert service.drive_replace(place.config, place.path("b"), place.path("b")).moved == held
+    assert set(place.listed()) == set("abcd")
+    # And once more, after its very end.
+    again = service.drive_replace(place.config, place.path("b"), place.path("b"))
+    assert again.is_complete and not again.moved and "none is missing" in again.advice[0]
+    place.assert_files()
+
+
+def test_what_was_killed_at_its_very_end_may_be_run_again(place: Place) -> None:
+    (place.base / "e").mkdir()
+    place.configure("abcde")
+    kept = shutil.copytree(place.base / "b", place.base / "b-before")
+    assert service.drive_replace(place.config, place.path("b"), place.path("e")).is_complete
+    for _ in range(2):
+        again = service.drive_replace(place.config, place.path("b"), place.path("e"))
+        assert again.is_complete and "out of the config" in again.advice[0]
+        (told,) = service.drive_remove(place.config, place.path("b"))
+        assert "out of the config" in told
+        # The same where only its superblock was left to be removed.
+        for name in kept.glob("superblock-*"):
+            shutil.copy(name, place.base / "b")
+    with pytest.raises(SetupError, match="none is missing"):
+        service.drive_drain(place.config, place.path("b"))
+    # It comes back as the drive that it was.
+    before = place.listed()["a"].drive
+    service.drive_add(place.config, place.path("b"))
+    assert place.listed()["b"].member and place.listed()["a"].drive == before
+    place.fill(2)
+    place.assert_files()
+
+
 def test_a_replacement_that_was_stopped_goes_on(place: Place) -> None:
     (place.base / "e").mkdir()
     place.configure("abcde")
@@ -191,6 +231,91 @@ def test_progress_is_told(place: Place) -> None:
     _phase, done, total = told[-1]
     assert 0 < done <= total and total - done < MIB
     assert {"writing", "verifying"} <= {phase for phase, _, _ in told}
+
+
+def tree(base: Path) -> dict[str, bytes]:
+    found = (p for p in base.rglob("*") if p.is_file() and p.name not in ("lock", "lock.mdb"))
+    return {str(p.relative_to(base)): p.read_bytes() for p in found}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("verb", ["drain", "replace", "rebalance", "raise", "lower"])
+def test_a_dry_run_changes_nothing_and_is_what_happens_then(
+    place: Place, verb: str, lost: bool
+) -> None:
+    (place.base / "e").mkdir()
+    place.configure("abcde")
+    if verb in ("rebalance", "lower"):
+        service.drive_add(place.config, place.path("e"))
+    if verb == "lower":
+        service.redundancy(place.config, "cold", 2)
+    if lost:
+        shutil.rmtree(place.base / "b")
+
+    def call(*, dry_run: bool) -> Rehoused:
+        if verb == "drain":
+            return service.drive_drain(place.config, place.path("b"), dry_run=dry_run)
+        if verb == "replace":
+            old, new = place.path("b"), place.path("e")
+            return service.drive_replace(place.config, old, new, dry_run=dry_run)
+        if verb == "rebalance":
+            return service.drive_rebalance(place.config, dry_run=dry_run)
+        return service.redundancy(
+            place.config, "cold", 2 if verb == "raise" else 1, dry_run=dry_run
+        )
+
+    before = tree(place.base)
+    told = call(dry_run=True)
+    assert tree(place.base) == before
+    used = {name: drive.used_bytes for name, drive in place.listed().items() if name is not None}
+    done = call(dry_run=False)
+    if verb == "lower" and lost:
+        # That a fragment cannot be read is found by reading it.
+        assert told.dropped == done.dropped + done.left
+    else:
+        assert (told.moved, told.dropped, told.left) == (done.moved, done.dropped, done.left)
+    assert told.dry_run and (told.moved or told.dropped) and not told.stopped
+    assert sum(drive.write_bytes for drive in told.drives) == told.moved_bytes
+    if verb == "replace":
+        (given,) = (drive for drive in told.drives if drive.write_bytes)
+        assert given.label == place.path("e")
+        # A superblock and a copy of the snapshot beside.
+        assert 0 <= place.listed()["e"].used_bytes - given.write_bytes - used["e"] < MIB
+
+
+def test_a_dry_run_tells_what_is_lost(place: Place) -> None:
+    for name in "ab":
+        shutil.rmtree(place.base / name)
+    lost = next(drive for drive in place.listed().values() if drive.missing == "missing")
+    assert lost.drive is not None
+    told = service.drive_drain(place.config, lost.drive, dry_run=True)
+    assert told.lost and not told.is_complete and "is lost" in told.lost[0]
+
+
+def test_the_rate_is_kept_to(place: Place) -> None:
+    begun, held = time.monotonic(), place.listed()["a"].fragments
+    rate = 8 * MIB
+    done = service.drive_drain(place.config, place.path("a"), limit_rate=rate)
+    assert done.moved == held
+    # The last step is paid for by nobody: it may be a whole fragment, of two zones at most.
+    assert time.monotonic() - begun >= (done.moved_bytes - 2 * MIB) / rate
+
+
+def test_the_status_file_tells_of_the_job(place: Place) -> None:
+    status = place.base / "status"
+    place.config.write_text(place.config.read_text() + f"status_file: {status}\n")
+    seen: list[str] = []
+
+    def look(phase: str, done: int, total: int) -> None:
+        seen.append(status.read_text())
+
+    service.drive_drain(place.config, place.path("a"), watcher=look)
+    assert "tests : drives are being changed" in seen[-1]
+    assert "\ndrain : " in seen[-1] and "[UUUU]" in seen[-1]
+    assert status.read_text().startswith("tests : not mounted")
+    status.unlink()
+    service.drive_rebalance(place.config, dry_run=True)
+    assert not status.exists()
 
 
 def test_a_lost_drive_is_forgotten_only_by_force_and_rebuilt_all_the_same(place: Place) -> None:
@@ -257,6 +382,79 @@ def test_a_drive_of_another_filesystem_is_not_added(place: Place, tmp_path: Path
         service.drive_add(place.config, place.path("e"))
 
 
+NEW_POOL = """\
+  - name: cellar
+    priority: 20
+    scheme: {mirror: 2}
+    zone_size: 2MiB
+    drives:
+      - {path: x, size: 64MiB}
+      - {path: y, size: 64MiB}
+"""
+
+
+def name_new_pool(place: Place) -> None:
+    """The config has a pool that was not there when the filesystem was made."""
+    for name in "xy":
+        (place.base / name).mkdir()
+    place.config.write_text(place.config.read_text() + NEW_POOL)
+
+
+def test_a_pool_that_is_new_in_the_config_begins_with_its_first_drive(place: Place) -> None:
+    name_new_pool(place)
+    with pytest.raises(SetupError, match="drive add"):
+        service.drive_rebalance(place.config, "cellar")
+    told = service.drive_add(place.config, place.path("x"))
+    assert "has 1 drives, and needs 2" in told[1]
+    with pytest.raises(SetupError, match="2 different drives are needed"):
+        service.compact(place.config, everything=True, source="cold", target="cellar")
+    place.assert_files()
+    assert len(service.drive_add(place.config, place.path("y"), place.path("x"))) == 2
+    done = service.compact(
+        place.config, everything=True, source="cold", target="cellar", flush=True
+    )
+    assert done.segments > 0
+    for name in "abcdx":
+        shutil.rmtree(place.base / name)
+    place.assert_files()
+
+
+def test_a_pool_is_not_begun_anew_while_its_drives_are_away(place: Place) -> None:
+    for name in "abcd":
+        (place.base / name).rename(place.base / f"{name}-away")
+        (place.base / name).mkdir()
+    with pytest.raises(SetupError, match="no drive of it is there; connect them"):
+        service.drive_add(place.config, place.path("a"))
+    assert {path.name for path in (place.base / "a").iterdir()} <= {"lock"}
+    # Nor where the journal does not know of pools yet, as on older filesystems.
+    place.config.write_text(place.config.read_text().replace("name: cold", "name: warm"))
+    with pytest.raises(SetupError, match="in a pool of which no drive is there"):
+        with unmounted(load(place.config), read_only=False) as (volume, _):
+            keys = [key for key, _ in volume.catalog.scan(Table.STATE, b"")]
+            old = [key for key in keys if key.startswith((b"pool ", b"member "))]
+            volume.context.apply([Row(Table.STATE, key, None) for key in old])
+        service.drive_add(place.config, place.path("a"))
+
+
+def test_schemes_are_tried_before_a_pool_relies_on_them(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_new_pool(place)
+
+    def fail(k: int, m: int, code: str | None) -> int:
+        raise SetupError(f"{k}+{m} decodes to wrong bytes")
+
+    for module in ("shmr.service.assemble", "shmr.service.drive_add"):
+        monkeypatch.setattr(sys.modules[module], "self_test", fail)
+    with pytest.raises(SetupError, match=r"1[+]1 decodes to wrong bytes"):
+        service.drive_add(place.config, place.path("x"))
+    assert not any((place.base / "x").glob("superblock*"))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SetupError, match=r"2[+]1 decodes to wrong bytes"):
+        Place(tmp_path / "other")
+    assert not any((tmp_path / "other").rglob("superblock*"))
+
+
 def test_new_drives_get_their_share(place: Place) -> None:
     place.fill(8, seed=2)
     for name in "efgh":
@@ -320,7 +518,7 @@ def test_parity_stays_where_a_drive_of_the_rest_is_missing(place: Place) -> None
     (place.base / "a").rename(place.base / "away")
     done = service.redundancy(place.config, "cold", 1)
     assert not done.is_complete and done.left == len(done.lost) > 0
-    assert place.widths() == {4: done.left, 3: segments - done.left}
+    assert place.widths() == Counter({4: done.left, 3: segments - done.left})
     place.assert_files()
     (place.base / "away").rename(place.base / "a")
     assert service.redundancy(place.config, "cold", 1).dropped == done.left

@@ -1,0 +1,225 @@
+"""`shmr drive drain`, `replace` and `rebalance`: fragments go from archive drives to others.
+
+While nothing is mounted. All of it may be stopped or killed, and goes on when it is run again.
+Left to others: which goes where (`shmr.archive.redistribute`), how (`shmr.archive.rehouse`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+from shmr.archive.pool import Pool
+from shmr.archive.redistribute import Fill, plan_balance, plan_emptying
+from shmr.config import Config, DriveConfig, PoolConfig, load
+from shmr.core.placement import DriveState
+from shmr.errors import SetupError
+from shmr.service.drive_add import add, identity, opened
+from shmr.service.drive_find import (
+    FoundDrive,
+    NoMember,
+    configured,
+    count_on,
+    find_drive,
+    pool_named,
+    the_missing,
+)
+from shmr.service.drive_leave import leave
+from shmr.service.following import Stop, Terms, Watcher, nobody_stops
+from shmr.service.offline import unmounted
+from shmr.service.rehousing import Job, Rehoused
+from shmr.volume.drive_states import state_row
+from shmr.volume.volume import Volume
+
+
+def drive_drain(
+    config_path: str | os.PathLike[str],
+    drive: str,
+    *,
+    dry_run: bool = False,
+    limit_rate: int | None = None,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
+) -> Rehoused:
+    """Every fragment of a drive goes elsewhere, and nothing comes to it any more.
+
+    `drive` is a path of the config, or the beginning of an id. One that is missing is rebuilt from
+    the others. `limit_rate` is in bytes per second.
+    Raises SetupError, DriveError, NoSpace, IntegrityError; what was moved stays moved.
+    """
+    config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
+    with unmounted(config, read_only=dry_run) as (volume, pools):
+        found = find_drive(volume, pools, drive, config)
+        return _empty("drain", config, volume, pools, found, terms)
+
+
+def drive_replace(
+    config_path: str | os.PathLike[str],
+    old: str,
+    new: str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    limit_rate: int | None = None,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
+) -> Rehoused:
+    """What is on drive `old`, there or not, goes to `new`; then `old` leaves the pool.
+
+    `new` is a path of the config: a drive of the pool, or an empty directory, which is added.
+    Raises as `drive_drain` does.
+    """
+    config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
+    pool_entry, entry = configured(config, new)
+    with unmounted(config, read_only=dry_run) as (volume, pools):
+        try:
+            found = _old(config, volume, pools, old, pool_entry, entry)
+        except NoMember as error:
+            if not _at(volume, entry):
+                raise
+            # What was cut off at its very end is run again, and there is nothing left to do.
+            return Rehoused(advice=(str(error),), dry_run=dry_run)
+        if dry_run:
+            with _imagined(config, volume, found.pool, entry) as (pool, place):
+                found = replace(found, pool=pool)
+                return _empty("replace", config, volume, pools, found, terms, onto=place)
+        add(config, volume, pools, pool_entry, entry)
+    with unmounted(config, read_only=False) as (volume, pools):
+        onto = _at(volume, entry)
+        if onto is None:
+            raise SetupError(f"{entry.path}: cannot be used; see the warnings")
+        found = find_drive(volume, pools, found.drive.hex(), config)
+        done = _empty("replace", config, volume, pools, found, terms, onto=onto)
+        if not done.is_complete or not found.member:
+            return done
+        return replace(done, advice=(leave(volume, found),))
+
+
+def _old(
+    config: Config,
+    volume: Volume,
+    pools: Sequence[Pool],
+    old: str,
+    pool: PoolConfig,
+    entry: DriveConfig,
+) -> FoundDrive:
+    """The drive that is to be replaced by the one at `entry`. Raises SetupError, NoMember."""
+    found = find_drive(volume, pools, old, config)
+    if found.pool.name != pool.name:
+        raise SetupError(
+            f"{entry.path} is for pool {pool.name!r}, {found.label} of pool "
+            f"{found.pool.name!r}: name one of the same pool"
+        )
+    if found.there is not None and found.label == str(entry.path):
+        # It took the place of one at this path, in a run that was cut off: or that was all.
+        return the_missing(volume.context.fragments.drives, found.pool, found.label)
+    return found
+
+
+def _at(volume: Volume, entry: DriveConfig) -> bytes | None:
+    """The drive of an archive pool that is at a path."""
+    drives = volume.context.fragments.drives
+    return next((one for one, drive in drives.items() if drive.label == str(entry.path)), None)
+
+
+@contextmanager
+def _imagined(
+    config: Config, volume: Volume, pool: Pool, entry: DriveConfig
+) -> Iterator[tuple[Pool, bytes]]:
+    """For a dry run: the pool as if the drive at `entry` were in it. Nothing is written."""
+    there = _at(volume, entry)
+    if there is not None:
+        yield pool, there
+        return
+    with closing(opened(entry)) as drive:
+        imagined = identity(config, volume, pool, drive)
+        assert imagined is not None, "it would be there"
+        volume.context.fragments.drives[imagined] = drive
+        try:
+            yield replace(pool, drives=(*pool.drives, imagined)), imagined
+        finally:
+            del volume.context.fragments.drives[imagined]
+
+
+def _empty(
+    name: str,
+    config: Config,
+    volume: Volume,
+    pools: Sequence[Pool],
+    found: FoundDrive,
+    terms: Terms,
+    *,
+    onto: bytes | None = None,
+) -> Rehoused:
+    """Move all fragments off a drive, which is marked first."""
+    pool = found.pool
+    if found.member:
+        if not terms.dry_run:
+            volume.context.apply([state_row(found.drive, DriveState.DRAIN)])
+            volume.commits.now()
+        pool = replace(pool, states={**pool.states, found.drive: DriveState.DRAIN})
+    others = [one for one in pools if one.id != pool.id]
+    with Job(name, config, volume, [*others, pool], terms) as job:
+        # What the drive that takes its place cannot have goes to the others.
+        for target in (None,) if onto is None else (onto, None):
+            plan = plan_emptying(
+                job.rows(pool),
+                found.drive,
+                job.room(pool, whole=target is not None),
+                onto=target,
+                same_device=pool.same_device,
+            )
+            job.carry_out(pool, plan)
+            if job.has_lost or job.stopped:
+                break
+        left = count_on(job.rows(pool), found.drive)
+        if not left:
+            job.do(job.rehousing.evacuate(pool, found.drive))
+        advice: tuple[str, ...] = ()
+        if job.shortage is not None:
+            advice = ("add a drive to the pool (`shmr drive add`), or replace this one",)
+        elif not left and onto is None and not terms.dry_run:
+            verb = "remove" if found.there is not None else "forget"
+            advice = (f"nothing is on it any more: `shmr drive {verb}` takes it out of the pool",)
+        return job.told(left, advice=advice)
+
+
+def drive_rebalance(
+    config_path: str | os.PathLike[str],
+    pool_name: str | None = None,
+    *,
+    dry_run: bool = False,
+    limit_rate: int | None = None,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
+) -> Rehoused:
+    """Fragments go from fuller drives to emptier ones, in one archive pool or in all.
+
+    Raises as `drive_drain` does.
+    """
+    config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
+    with unmounted(config, read_only=dry_run) as (volume, pools):
+        wanted = pools if pool_name is None else [pool_named(config, pools, pool_name)]
+        with Job("rebalance", config, volume, pools, terms) as job:
+            for pool in wanted:
+                room, rows = job.room(pool), job.rows(pool)
+                fills = {fact.drive: _fill(volume, fact.drive) for fact in room}
+                whole = all(
+                    fill.total_bytes - fill.free_bytes >= count_on(rows, drive) * pool.zone_bytes
+                    for drive, fill in fills.items()
+                )
+                plan = plan_balance(
+                    rows,
+                    room,
+                    fills,
+                    zone_bytes=pool.zone_bytes if whole else None,
+                    same_device=pool.same_device,
+                )
+                job.carry_out(pool, plan)
+            return job.told(0)
+
+
+def _fill(volume: Volume, drive: bytes) -> Fill:
+    capacity = volume.context.fragments.drives[drive].capacity()
+    return Fill(capacity.total_bytes, capacity.free_bytes)
