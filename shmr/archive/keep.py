@@ -39,16 +39,27 @@ def snapshot_zones(volume: Volume, pool: Pool) -> int:
     return files if pool.zone_bytes <= size else 1 + files * size // pool.zone_bytes
 
 
+def newest_snapshot(store: SegmentStore) -> list[Segment]:
+    """The segments of the newest snapshot, which there is. On the volume's thread."""
+    segments = store.of_stream(Stream.SNAPSHOT)
+    assert segments, "there is a snapshot"
+    return segments
+
+
 def keep_snapshot(
-    store: SegmentStore, fragments: FragmentStore, pool: Pool, *, least: int | None = None
+    store: SegmentStore,
+    segments: Sequence[Segment],
+    fragments: FragmentStore,
+    pool: Pool,
+    *,
+    least: int | None = None,
 ) -> list[bytes]:
     """Copy the newest snapshot to m+1 drives of `pool`, then discard older copies; which drives.
 
     Fewer than `least` (m+1 if it is not given) are an error; with fewer than m+1 the older stay.
-    Blocking, on the volume's thread: it opens workspace segments. Raises NoPlace, IntegrityError.
+    Blocking; any thread, while `segments` (those of the snapshot) are pinned or nothing else runs.
+    Raises NoPlace, IntegrityError.
     """
-    segments = store.of_stream(Stream.SNAPSHOT)
-    assert segments, "there is a snapshot"
     names = {segment.name for segment in segments}
     kept: list[bytes] = []
     refused: list[str] = []
@@ -149,15 +160,21 @@ def _copy_all(store: SegmentStore, segments: Sequence[Segment], drive: Drive) ->
             # Begun by a run that was cut off.
             drive.discard(segment.name)
         failure: IntegrityError | None = None
-        for source in store.copies_of(segment.number):
-            try:
-                _copy(store, segment, source, drive)
-            except IntegrityError as error:
-                failure = error
-                drive.discard(segment.name)
-                continue
-            failure = None
-            break
+        # Opened anew: those that the store keeps open are for the volume's thread.
+        sources = store.open_copies(segment)
+        try:
+            for source in sources:
+                try:
+                    _copy(store, segment, source, drive)
+                except IntegrityError as error:
+                    failure = error
+                    drive.discard(segment.name)
+                    continue
+                failure = None
+                break
+        finally:
+            for source in sources:
+                source.close()
         if failure is not None:
             raise failure
 

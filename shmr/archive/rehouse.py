@@ -21,7 +21,7 @@ from functools import partial
 from typing import NamedTuple
 
 from shmr.archive.control import Control, Phase
-from shmr.archive.keep import keep_snapshot, keeps_snapshot
+from shmr.archive.keep import keep_snapshot, keeps_snapshot, newest_snapshot
 from shmr.archive.pool import Pool
 from shmr.archive.shift import Shift
 from shmr.archive.write import STEP_BYTES, FragmentFile
@@ -189,7 +189,8 @@ class Rehousing:
         if there is None or not keeps_snapshot(there):
             return
         yield from self._volume.snapshots.make(segment_bytes_max=pool.zone_bytes)
-        keep_snapshot(self._context.reader.store, self._context.fragments, pool)
+        store = self._context.reader.store
+        keep_snapshot(store, newest_snapshot(store), self._context.fragments, pool)
 
     def _switch(self, number: int, before: Archived, after: Archived) -> None:
         """SWITCH: durable when this returns."""

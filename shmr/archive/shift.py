@@ -20,12 +20,12 @@ Sources may be workspace or archive, targets too. Cleaning is a shift within a p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 
 from shmr.archive.account import Account
 from shmr.archive.control import Control, Phase
-from shmr.archive.keep import keep_snapshot, snapshot_zones, tidy
+from shmr.archive.keep import keep_snapshot, newest_snapshot, snapshot_zones, tidy
 from shmr.archive.pins import Pins
 from shmr.archive.plan import Hold, Lot, shipments
 from shmr.archive.pool import Pool
@@ -44,7 +44,7 @@ from shmr.archive.victims import (
 from shmr.archive.workers import Workers
 from shmr.archive.write import Unreadable
 from shmr.errors import DriveError
-from shmr.log.fragments import FragmentName
+from shmr.log.fragments import FragmentName, FragmentStore
 from shmr.volume.cleaner import Work
 from shmr.volume.holds import held, is_held, release_rows
 from shmr.volume.volume import Volume
@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 SETTLE_EVERY = 64
 """Segments that are written before a snapshot frees their sources; always one at the end."""
+Stray = tuple[bytes, FragmentName]
+"""A fragment that no row names, and the drive it is on."""
 RECALL_COMMIT = 256
 """Lots moved back between two commits."""
 
@@ -81,37 +83,38 @@ class Shift:
 
     def recover(self) -> Work[None]:
         """What a run that was cut off left: strays go, what it switched is settled."""
+        replaced = yield from self.sweep()
+        if held(self.volume.catalog):
+            yield from self.settle()
+            yield from self.discard(replaced)
+
+    def sweep(self) -> Work[list[Stray]]:
+        """The first half of recovering: what no row needs goes from the drives.
+
+        Returns what is to be discarded behind `settle`: fragments that were replaced by some that
+        were written anew stay until a snapshot knows of these. May run while mounted.
+        """
         archive, fragments = self.volume.archive, self._context.fragments
         catalog = self.volume.catalog
-        strays = archive.strays()
-        # What was replaced by a fragment written anew goes when a snapshot knows of that one.
+        strays = archive.strays_in((yield fragments.scan))
         replaced = [one for one in strays if is_held(catalog, one[1].segment)]
-        strays = [one for one in strays if not is_held(catalog, one[1].segment)]
-
-        def discard(strays: list[tuple[bytes, FragmentName]]) -> int:
-            count = 0
-            for drive, (segment, index, generation) in strays:
-                try:
-                    count += fragments.discard(drive, segment, index, generation)
-                except DriveError as error:
-                    logger.warning("%s", error)
-            return count
-
-        self.report.strays += yield partial(discard, strays)
+        yield from self.discard(one for one in strays if one not in replaced)
         kept = held(catalog)
-        if kept:
-            for source, target in kept.items():
-                taken, given = catalog.archived(source), catalog.archived(target)
-                if taken is not None:
-                    self._account.touched.setdefault(taken.pool, False)
-                if given is not None:
-                    self._account.touched[given.pool] = True
-            yield from self.settle()
-            self.report.strays += yield partial(discard, replaced)
-        else:
+        for source, target in kept.items():
+            taken, given = catalog.archived(source), catalog.archived(target)
+            if taken is not None:
+                self._account.touched.setdefault(taken.pool, False)
+            if given is not None:
+                self._account.touched[given.pool] = True
+        if not kept:
             for pool in self.pools.values():
-                tidy(fragments, pool)
-            self.report.retired += archive.retire()
+                yield partial(tidy, fragments, pool)
+            self.report.retired += yield from archive.retiring()
+        return replaced
+
+    def discard(self, strays: Iterable[Stray]) -> Work[None]:
+        """Fragments that nothing needs."""
+        self.report.strays += yield partial(_discard, self._context.fragments, list(strays))
 
     def touch(self, pool: bytes) -> None:
         """What this pool holds has changed: the next snapshot is kept on its drives."""
@@ -122,23 +125,39 @@ class Shift:
 
         Raises NoPlace, NoSpace, DriveError; the sources stay held then.
         """
-        volume = self.volume
-        numbers = held(volume.catalog)
-        if not numbers:
-            return
-        self._control.advance(Phase.SNAPSHOT, 0)
+        numbers = held(self.volume.catalog)
+        if numbers:
+            self._control.advance(Phase.SNAPSHOT, 0)
+            yield from self.snapshot()
+            yield from self.release(numbers)
+
+    def snapshot(self) -> Work[None]:
+        """A snapshot that fits the zones of the pools that changed. As `settle` raises."""
         touched = self._account.touched
         zones = [pool.zone_bytes for pool in self.pools.values() if pool.id in touched]
-        yield from volume.snapshots.make(segment_bytes_max=min(zones, default=None))
-        store, fragments = self._context.reader.store, self._context.fragments
-        for pool_id, added in sorted(self._account.touched.items()):
-            pool = self.pools.get(pool_id)
-            if pool is not None:
-                # A pool that only gave may be short of drives: that is a reason to empty it.
-                keep_snapshot(store, fragments, pool, least=pool.m + 1 if added else 0)
+        yield from self.volume.snapshots.make(segment_bytes_max=min(zones, default=None))
+
+    def release(self, numbers: Collection[int]) -> Work[None]:
+        """The last snapshot, which knows where the bytes of these segments went, is kept on drives
+        of the pools that changed; then nothing holds the segments. As `settle` raises."""
+        volume, store = self.volume, self._context.reader.store
+        segments = newest_snapshot(store)
+        for segment in segments:
+            store.pin(segment.number)
+        try:
+            for pool_id, added in sorted(self._account.touched.items()):
+                pool = self.pools.get(pool_id)
+                if pool is not None:
+                    # A pool that only gave may be short of drives: that is a reason to empty it.
+                    least = pool.m + 1 if added else 0
+                    fragments = self._context.fragments
+                    yield partial(keep_snapshot, store, segments, fragments, pool, least=least)
+        finally:
+            for segment in segments:
+                store.unpin(segment.number)
         self._account.touched.clear()
         self._context.apply(release_rows(numbers))
-        self.report.retired += volume.archive.retire()
+        self.report.retired += yield from volume.archive.retiring()
         volume.checkpoints.run()
 
     # -- moving -----------------------------------------------------------------------------
@@ -258,6 +277,17 @@ class Shift:
         finally:
             pins.release()
         volume.commits.now()
+
+
+def _discard(fragments: FragmentStore, strays: Iterable[Stray]) -> int:
+    """How many of them were there. Blocking, any thread."""
+    count = 0
+    for drive, (segment, index, generation) in strays:
+        try:
+            count += fragments.discard(drive, segment, index, generation)
+        except DriveError as error:
+            logger.warning("%s", error)
+    return count
 
 
 class _Counted:

@@ -7,7 +7,8 @@ still point at what was copied are translated, so a write that came in between w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived, archived_removed
 from shmr.format.rows import Address, Extent, extent_removed
 from shmr.log.fragments import FragmentName
+from shmr.volume.cleaner import Work, run_inline
 from shmr.volume.commits import Commits
 from shmr.volume.context import ROWS_MAX, Context, Need
 from shmr.volume.holds import is_held
@@ -101,6 +103,10 @@ class Archive:
         return extent if extent is not None and extent.end == offset else None
 
     def retire(self) -> int:
+        """`retiring`, on this thread."""
+        return run_inline(self.retiring())
+
+    def retiring(self) -> Work[int]:
         """Remove archived segments in which nothing lives; how many.
 
         Their rows go, a commit makes it durable, then their fragments are discarded. Those that
@@ -124,38 +130,50 @@ class Archive:
             return 0
         # A fragment goes only when no crash can bring back the row that names it.
         self._commits.now()
-        for number, archived in dead:
+        for number, _ in dead:
             catalog.live.pop(number, None)
-            self._discard(number, archived)
+        yield partial(self._discard, dead)
         return len(dead)
 
-    def _discard(self, number: int, archived: Archived) -> None:
+    def _discard(self, segments: Iterable[tuple[int, Archived]]) -> None:
+        """Blocking, any thread."""
+        for number, archived in segments:
+            for index, (drive, generation) in enumerate(archived.fragments):
+                self._discard_fragment(drive, FragmentName(number, index, generation))
+
+    def _discard_fragment(self, drive: bytes, name: FragmentName) -> None:
         fragments = self._context.fragments
-        for index, (drive, generation) in enumerate(archived.fragments):
-            try:
-                there = fragments.discard(drive, number, index, generation)
-            except DriveError as error:
-                logger.error("segment %d, fragment %d stays as a stray: %s", number, index, error)
-                continue
-            if not there:
-                logger.warning(
-                    "segment %d, fragment %d stays as a stray on drive %s, which is missing",
-                    number,
-                    index,
-                    fragments.label(drive),
-                )
+        try:
+            there = fragments.discard(drive, *name)
+        except DriveError as error:
+            logger.error(
+                "segment %d, fragment %d stays as a stray: %s", name.segment, name.fragment, error
+            )
+            return
+        if not there:
+            logger.warning(
+                "segment %d, fragment %d stays as a stray on drive %s, which is missing",
+                name.segment,
+                name.fragment,
+                fragments.label(drive),
+            )
 
     def strays(self) -> list[tuple[bytes, FragmentName]]:
-        """Fragments on drives (by id) that are there, which no row names: also those being written.
+        """`strays_in` what is on the drives now: reads the directories of all archive drives."""
+        return self.strays_in(self._context.fragments.scan())
 
-        Reads the directories of all archive drives.
+    def strays_in(
+        self, found: Mapping[bytes, Iterable[FragmentName]]
+    ) -> list[tuple[bytes, FragmentName]]:
+        """Fragments of those `found` on drives (by id) that no row names: also those being written.
+
+        Nothing may have been written or retired since they were found.
         """
         named = {
             (placed.drive, FragmentName(number, index, placed.generation))
             for number, archived in self._context.catalog.archived_segments()
             for index, placed in enumerate(archived.fragments)
         }
-        found = self._context.fragments.scan()
         every = ((drive, name) for drive, names in found.items() for name in names)
         return sorted(one for one in every if one not in named)
 
