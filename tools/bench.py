@@ -319,6 +319,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     if sys.argv[1:2] == ["archive"]:
+        signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
         return archive.main(sys.argv[2:])
     arguments = _parser().parse_args()

@@ -118,7 +118,7 @@ class Shipping:
     def _ship(self, shipment: Shipment) -> Work[None]:
         """From PLAN to SYNC, then wait for the one before. What fails is in `_again`, or raised."""
         number = self._number()
-        drives = yield from self._placed(number)
+        drives = yield from self._placed()
         told = _Told(self._control)
         writing = Writing(
             self._context.reader,
@@ -156,7 +156,8 @@ class Shipping:
             raise
         task = Task(self._prove(shipment, writing, pins, told), self._workers.crew)
         self._proving = _Proving(shipment, told, task)
-        yield task.submit
+        if not task.ended:
+            yield task.submit
 
     def _beside(self, work: Work[None]) -> Work[None]:
         """Do this work while the segment before is verified."""
@@ -245,36 +246,37 @@ class Shipping:
         self._volume.commits.now()
         return number
 
-    def _placed(self, number: int) -> Work[tuple[bytes, ...]]:
+    def _placed(self) -> Work[tuple[bytes, ...]]:
         """Drives for the fragments of a new segment. Raises NoPlace, DriveError."""
         try:
-            return self._place(number)
+            return self._place()
         except NoPlace:
             # What was moved before may give back zones.
             yield from self._proved()
             if held(self._volume.catalog):
                 yield from self._settle()
         try:
-            return self._place(number)
+            return self._place()
         except NoPlace:
             if self._failure is None:
                 raise
             failure, fragments = self._failure, self._context.fragments
             raise PoolDriveError(self._pool, failure, fragments, self._account.avoided) from failure
 
-    def _place(self, number: int) -> tuple[bytes, ...]:
+    def _place(self) -> tuple[bytes, ...]:
         """What the next snapshot takes stays free. Cleaning, which gives zones back, needs it once;
         all else leaves room for one snapshot more, so that a full pool can still be cleaned.
         """
         spare = snapshot_zones(self._volume, self._pool)
         drives = self._pool.place(
             self._context.fragments,
-            number,
+            self._account.turn(self._pool),
             spare_zones=spare if self._cleaning else 2 * spare,
             cleaning=self._cleaning,
             avoided=self._account.avoided,
         )
         self._failure = None
+        self._account.placed(self._pool)
         return drives
 
     # -- SWITCH -----------------------------------------------------------------------------
