@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from shmr.archive.plan import Lot
 from shmr.archive.pool import Pool
 from shmr.archive.write import Unreadable
+from shmr.catalog.catalog import Catalog
 from shmr.errors import DriveError
 from shmr.volume.holds import hold_rows
 from shmr.volume.volume import Volume
@@ -38,6 +39,11 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def turn_of(catalog: Catalog, pool: Pool) -> int:
+    """The turn of the first segment that a run places in the pool."""
+    return sum(archived.pool == pool.id for _, archived in catalog.archived_segments())
+
+
 class Account:
     """Kept on the volume's thread."""
 
@@ -46,8 +52,22 @@ class Account:
         self.report = Report()
         self.touched: dict[bytes, bool] = {}
         """Pools whose content changed since the last snapshot; True: something was added."""
+        self._turns: dict[bytes, int] = {}
         self.avoided: dict[bytes, str] = {}
         """Drives that failed, by id, and how: nothing is placed there any more."""
+
+    def turn(self, pool: Pool) -> int:
+        """Whose turn it is in the pool: rises by one with each segment that is placed.
+
+        Begins with how many there are, so that a forecast comes to the same (`turn_of`).
+        """
+        if pool.id not in self._turns:
+            self._turns[pool.id] = turn_of(self._volume.catalog, pool)
+        return self._turns[pool.id]
+
+    def placed(self, pool: Pool) -> None:
+        """A segment was."""
+        self._turns[pool.id] = self.turn(pool) + 1
 
     def hold(self, lots: Iterable[Lot], target: int) -> None:
         """Keep the sources of what is going to be switched to segment `target`."""

@@ -211,11 +211,13 @@ class Shift:
         flush: bool = False,
         wanted_bytes: int = ALL_BYTES,
         dead_share_min: float | None = None,
+        before: int | None = None,
     ) -> Work[None]:
         """Write anew what lives in segments with many dead bytes, so that these can go.
 
-        No more of them than win `wanted_bytes`; `dead_share_min` is the pool's unless given. May
-        use the zone that is kept in reserve. Raises as `to_archive` does.
+        No more of them than win `wanted_bytes`; `dead_share_min` is the pool's unless given;
+        only segments numbered below `before` are victims. May use the zone that is kept in reserve.
+        Raises as `to_archive` does.
         """
         catalog, context = self.volume.catalog, self._context
         while wanted_bytes > 0:
@@ -228,14 +230,15 @@ class Shift:
                 wanted_bytes=wanted_bytes,
                 dead_share_min=dead_share_min,
                 flush=flush,
+                before=before,
             )
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
-            before, retired = self.report.segments, self.report.retired
+            segments, retired = self.report.segments, self.report.retired
             dead = dead_bytes(catalog, found)
             # What fits into one segment goes there, however little: each victim is a zone won.
             little = live_bytes(catalog, found) < hold_of(pool).capacity(1)
             yield from self.to_archive(lots, pool, flush=flush or little, cleaning=True)
-            if self.report.segments == before or self.report.retired == retired:
+            if self.report.segments == segments or self.report.retired == retired:
                 return
             wanted_bytes -= dead
 

@@ -5,13 +5,16 @@ Left to others: how they are ranked (`shmr.core.victim`), and writing what lives
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
 
 from shmr.archive.plan import Hold
 from shmr.archive.pool import Pool
 from shmr.catalog.catalog import Catalog
-from shmr.core.placement import segments_left
+from shmr.core.placement import DriveFacts, segments_left
 from shmr.core.victim import SegmentUse, to_clean, winning
+from shmr.format.archived import Archived
 from shmr.format.rows import Table, segment_of, split_key
 from shmr.log.fragments import FragmentStore
 
@@ -34,16 +37,18 @@ def victims(
     wanted_bytes: int = ALL_BYTES,
     dead_share_min: float | None = None,
     flush: bool = False,
+    before: int | None = None,
 ) -> list[int]:
     """Segments of a pool to be cleaned now, best first, to win `wanted_bytes`.
 
     Only those with the share of dead bytes that the pool says, unless another is given. So much as
     `room_bytes` can be written before anything is freed. One in which nothing lives is no work.
     Together they win a zone; with `flush` some may only win bytes, which is of use where a fragment
-    takes no more of its drive than it has.
+    takes no more of its drive than it has. Only segments with a number below `before`, if it is
+    given: what a run has just written is not written again by it.
     """
     return select(
-        segment_uses(catalog, pool),
+        segment_uses(catalog, pool, before=before),
         hold_of(pool),
         newest=newest,
         room_bytes=room_bytes,
@@ -91,18 +96,35 @@ def select(
     )
 
 
-def segment_uses(catalog: Catalog, pool: Pool) -> list[tuple[SegmentUse, bool]]:
+class Segments(Protocol):
+    """What is known of archived segments, and how much lives in each: a catalog, or as much."""
+
+    @property
+    def live(self) -> Mapping[int, int]: ...
+
+    def archived_segments(self) -> Iterable[tuple[int, Archived]]: ...
+
+
+def segment_uses(
+    catalog: Segments,
+    pool: Pool,
+    *,
+    before: int | None = None,
+    gone: Mapping[int, int] = MappingProxyType({}),
+) -> list[tuple[SegmentUse, bool]]:
     """The segments of a pool, and whether each would be shorter if it was written anew.
 
-    One that was short from the beginning takes a whole zone of each drive too: what it lacks counts
-    as dead.
+    Only those numbered below `before`. `gone` are bytes of them, by number, that live no more,
+    whatever the catalog says. One that was short from the beginning takes a whole zone of each
+    drive too: what it lacks counts as dead.
     """
     found: list[tuple[SegmentUse, bool]] = []
     for number, archived in catalog.archived_segments():
-        if archived.pool != pool.id:
+        if archived.pool != pool.id or (before is not None and number >= before):
             continue
         hold = Hold(archived.k, pool.zone_bytes, archived.unit_bytes)
-        live, size = catalog.live.get(number, 0), hold.capacity(archived.extents)
+        live = max(0, catalog.live.get(number, 0) - gone.get(number, 0))
+        size = hold.capacity(archived.extents)
         if archived.used_bytes * SHORT >= size * (SHORT - 1):
             size = archived.used_bytes
         use = SegmentUse(number, size, live)
@@ -118,6 +140,11 @@ def hold_of(pool: Pool) -> Hold:
 def room_bytes(pool: Pool, fragments: FragmentStore, spare_zones: int) -> int:
     """What cleaning may write before anything is freed, with the zones in reserve, roughly."""
     facts, _ = pool.facts(fragments, spare_zones)
+    return room_for(pool, facts)
+
+
+def room_for(pool: Pool, facts: Iterable[DriveFacts]) -> int:
+    """`room_bytes` of drives with so much free."""
     segments = segments_left([fact.free_zones for fact in facts], pool.width)
     return int(segments * hold_of(pool).capacity(1) * _ROOM_SHARE)
 

@@ -154,7 +154,7 @@ def _run(parsed: argparse.Namespace, service: CompactService) -> Compaction:
 def report(done: Compaction) -> str:
     """What people read."""
     if done.dry_run:
-        return "\n\n".join(map(_forecast, done.forecasts)) or "nothing would move"
+        return _foretold(done)
     segments = "segment" if done.segments == 1 else "segments"
     lines = [f"moved {format_size(done.moved_bytes)}, {done.segments} {segments} written"]
     if done.waiting_bytes:
@@ -169,6 +169,21 @@ def report(done: Compaction) -> str:
     for inode, why in sorted(done.unreadable.items()):
         lines.append(f"inode {inode} stays where it is: {why}")
     return "\n".join(lines)
+
+
+def _foretold(done: Compaction) -> str:
+    parts = list(map(_forecast, done.forecasts)) or ["nothing would move"]
+    if done.write_amplification is not None:
+        parts.append(
+            f"write amplification expected: {done.write_amplification:.2f} (written to archive "
+            "pools, without parity, per byte moved there)"
+        )
+    rows = (
+        (one.pool, format_size(one.free_bytes), format_size(one.free_after_bytes))
+        for one in done.space
+    )
+    parts.append(table(("POOL", ">FREE NOW", ">FREE AFTER"), rows))
+    return "\n\n".join(parts)
 
 
 def _forecast(found: Forecast) -> str:

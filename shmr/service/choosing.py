@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from shmr.archive.pool import Pool
+from shmr.archive.sources import IsSource
 from shmr.catalog.catalog import Catalog
 from shmr.config import Config
 from shmr.errors import DriveError, SetupError
@@ -72,6 +73,20 @@ class Places:
                 name = self._names.get(archived.pool, "")
             self._known[segment] = name
         return name
+
+
+def is_source(config: Config, catalog: Catalog, pools: Iterable[Pool], move: Move) -> IsSource:
+    """Whether a segment, by number, is one of those that the move takes from."""
+    places = Places(config, catalog, pools)
+    return lambda segment: places.pool_of(segment) in move.sources
+
+
+def pool_named(pools: Iterable[Pool], name: str) -> Pool:
+    """The archive pool of this name. Raises SetupError."""
+    for pool in pools:
+        if pool.name == name:
+            return pool
+    raise SetupError(f"pool {name!r}: no drive of it is there; connect them")
 
 
 def chosen(

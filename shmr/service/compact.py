@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 
 from shmr.archive.account import Report
 from shmr.archive.control import Stopped
-from shmr.archive.forecast import Forecast, forecast
-from shmr.archive.keep import snapshot_zones
+from shmr.archive.forecast import Forecast, write_amplification
 from shmr.archive.plan import Lot
 from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Shift
-from shmr.archive.sources import IsSource, lots_of
-from shmr.archive.victims import DEAD_SHARE_PRESSED, inodes_in, victims
+from shmr.archive.sources import lots_of
+from shmr.archive.victims import DEAD_SHARE_PRESSED
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError
-from shmr.service.choosing import Move, Places, Wish, chosen
+from shmr.service.choosing import Move, Wish, chosen, is_source, pool_named
 from shmr.service.following import Follower, Stop, Watcher, nobody_stops
+from shmr.service.forecasting import Forecaster, Space
 from shmr.service.offline import unmounted
 from shmr.service.shifting import ShiftStatus
 from shmr.units import format_size
@@ -43,7 +43,9 @@ class Compaction:
 
     `unreadable` says of inodes why they stayed where they are, `failed` of drives, by their paths,
     how they failed: nothing more was written to them, others took it. `stopped`: somebody asked
-    for it, and the rest is left for the next run.
+    for it, and the rest is left for the next run. `space` is what would be free then, and
+    `write_amplification` how often each byte that is moved to archive pools would be written there
+    with what cleaning adds; parity is not counted.
     """
 
     dry_run: bool
@@ -56,6 +58,8 @@ class Compaction:
     unreadable: dict[int, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     forecasts: tuple[Forecast, ...] = ()
+    space: tuple[Space, ...] = ()
+    write_amplification: float | None = None
 
 
 def compact(
@@ -87,10 +91,16 @@ def compact(
     with unmounted(config, read_only=dry_run) as (volume, pools):
         if dry_run:
             moves = chosen(config, volume, pools, wish, time.time_ns())
-            found = list(_forecasts(volume, config, pools, moves, flush))
+            forecaster = Forecaster(config, volume, pools, flush=flush)
+            found = list(forecaster.moves(moves))
             if not wish.names_files:
-                found += _cleanings(volume, pools, flush)
-            return Compaction(True, forecasts=tuple(found))
+                found += forecaster.cleanings()
+            return Compaction(
+                True,
+                forecasts=tuple(found),
+                space=forecaster.space(),
+                write_amplification=write_amplification(found),
+            )
         status = ShiftStatus(config, volume)
         follower = Follower(watcher, status)
         control = follower.control(stop, limit_rate)
@@ -100,13 +110,14 @@ def compact(
             while volume.reaper.step():
                 control.check()
             run_inline(shift.recover())
+            first = volume.context.reader.store.next_number
             moves = chosen(config, volume, pools, wish, time.time_ns())
             follower.plan(_size(volume, config, pools, moves))
             for move in moves:
                 _move(shift, volume, config, pools, move, flush)
             if not wish.names_files:
                 for pool in pools:
-                    _clean(shift, pool, flush)
+                    _clean(shift, pool, flush, first)
         except Stopped:
             stopped = True
         finally:
@@ -132,10 +143,10 @@ def _move(
     shift: Shift, volume: Volume, config: Config, pools: list[Pool], move: Move, flush: bool
 ) -> None:
     def lots() -> Iterator[Lot]:
-        return lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
+        return lots_of(volume.catalog, move.inodes, is_source(config, volume.catalog, pools, move))
 
     if move.target != config.workspace.name:
-        _move_to_archive(shift, lots, _target(pools, move.target), flush)
+        _move_to_archive(shift, lots, pool_named(pools, move.target), flush)
         return
     try:
         run_inline(shift.to_workspace(lots()))
@@ -183,76 +194,18 @@ def _make_room(shift: Shift, pool: Pool, wanted_bytes: int) -> None:
             return
 
 
-def _clean(shift: Shift, pool: Pool, flush: bool) -> None:
+def _clean(shift: Shift, pool: Pool, flush: bool, before: int) -> None:
     try:
-        run_inline(shift.clean(pool, flush=flush))
+        run_inline(shift.clean(pool, flush=flush, before=before))
     except NoPlace as error:
         # Nobody asked for it, and nothing is worse than before.
         logger.warning("segments with many dead bytes stay: %s", error)
 
 
-def _is_source(volume: Volume, config: Config, pools: list[Pool], move: Move) -> IsSource:
-    places = Places(config, volume.catalog, pools)
-    return lambda segment: places.pool_of(segment) in move.sources
-
-
-def _target(pools: Iterable[Pool], name: str) -> Pool:
-    for pool in pools:
-        if pool.name == name:
-            return pool
-    raise SetupError(f"pool {name!r}: no drive of it is there; connect them")
-
-
 def _size(volume: Volume, config: Config, pools: list[Pool], moves: Iterable[Move]) -> int:
     """Bytes of files that all moves are about."""
-    return sum(
-        lot.length
-        for move in moves
-        for lot in lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
-    )
-
-
-def _forecasts(
-    volume: Volume, config: Config, pools: list[Pool], moves: Iterable[Move], flush: bool
-) -> Iterator[Forecast]:
+    total = 0
     for move in moves:
-        lots = lots_of(volume.catalog, move.inodes, _is_source(volume, config, pools, move))
-        if move.target != config.workspace.name:
-            pool = _target(pools, move.target)
-            turn = volume.context.reader.store.next_number
-            yield forecast(
-                lots,
-                pool,
-                volume.context.fragments,
-                turn=turn,
-                spare_zones=2 * snapshot_zones(volume, pool),
-                flush=flush,
-            )
-            continue
-        size, inodes = 0, set[int]()
-        for lot in lots:
-            size += lot.length
-            inodes.add(lot.inode)
-        room = volume.usage().blocks_available * volume.usage().block_size
-        scheme = config.workspace.scheme
-        short = None if size <= room else f"pool {move.target!r} can take {room} bytes now"
-        copies = size * scheme.copies
-        yield Forecast(move.target, len(inodes), size, 0, 0, copies, 0.0, scheme.m, (), short)
-
-
-def _cleanings(volume: Volume, pools: Iterable[Pool], flush: bool) -> Iterator[Forecast]:
-    """What cleaning would do as things are now."""
-    catalog, store = volume.catalog, volume.context.reader.store
-    for pool in pools:
-        found = victims(catalog, pool, newest=store.next_number)
-        if found:
-            lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
-            yield forecast(
-                lots,
-                pool,
-                volume.context.fragments,
-                turn=store.next_number,
-                spare_zones=snapshot_zones(volume, pool),
-                flush=flush,
-                victims=len(found),
-            )
+        source = is_source(config, volume.catalog, pools, move)
+        total += sum(lot.length for lot in lots_of(volume.catalog, move.inodes, source))
+    return total
