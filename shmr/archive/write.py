@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 STEP_BYTES = 32 * MIB
 """So much of files is gathered at a time."""
+RUN_BYTES = MIB
+"""So much of one fragment is read and appended in one call: each costs a switch of threads."""
 STEPS_AHEAD = 2
 """So many steps may wait for the drives."""
 HASTEN_BYTES = 4 * MIB
@@ -55,31 +57,40 @@ class Unreadable(ShmrError):
 
 
 class _Part(NamedTuple):
-    """Bytes of one file in a unit: where in the unit, and the plan that reads them."""
+    """Bytes of one file in a run: where in the run, and the plan that reads them."""
 
     at: int
     plan: ReadPlan
 
 
-class _Unit(NamedTuple):
-    """One data unit to be gathered."""
+class _Run(NamedTuple):
+    """Some data units of one fragment that follow each other, to be gathered; and their sizes."""
 
-    size: int
+    sizes: list[int]
     parts: list[_Part]
 
-    def gather(self) -> Buffer:
-        """Its bytes, verified; zeros where it has none. Raises Unreadable."""
+    def gather(self) -> list[memoryview]:
+        """The units, verified; zeros where they have no bytes. Raises Unreadable."""
+        whole = memoryview(self._whole())
+        units, at = [], 0
+        for size in self.sizes:
+            units.append(whole[at : at + size])
+            at += size
+        return units
+
+    def _whole(self) -> Buffer:
+        size = sum(self.sizes)
         whole = bytearray()
         for at, plan in self.parts:
             try:
                 content = plan.fetch()
             except (IntegrityError, DriveError) as error:
                 raise Unreadable(plan.inode, error) from error
-            if plan.size == self.size:
+            if plan.size == size:
                 return content
-            whole = whole or bytearray(self.size)
+            whole = whole or bytearray(size)
             whole[at : at + plan.size] = content
-        return whole or bytes(self.size)
+        return whole or bytes(size)
 
     def release(self) -> None:
         for part in self.parts:
@@ -97,9 +108,10 @@ class FragmentFile:
         self._hastened = 0
         file.append([header.encode()])
 
-    def append(self, unit: Buffer) -> None:
-        self.sums.append(unit_sum(unit))
-        self.file.append([unit])
+    def append(self, *units: Buffer) -> None:
+        for unit in units:
+            self.sums.append(unit_sum(unit))
+        self.file.append(units)
         end = self.file.end
         if end - self._hastened >= HASTEN_BYTES:
             self.file.write_back(self._hastened, end - self._hastened)
@@ -207,20 +219,20 @@ class Writing:
 
     def _stripes(self, some: range) -> Work[int]:
         """Gather, encode and append these stripes; returns the bytes of files in them."""
-        k = self._geometry.k
-        stripes: list[list[_Unit]] = []
+        runs: list[list[_Run]] = []
+        count = max(1, RUN_BYTES // self._geometry.unit_bytes)
         try:
-            for stripe in some:
-                units: list[_Unit] = []
-                stripes.append(units)
-                for fragment in range(k):
-                    units.append(self._plan(fragment, stripe))
-            size = sum(p.plan.size for units in stripes for unit in units for p in unit.parts)
-            yield lambda: self._transfer(stripes, size)
+            for first in range(some.start, some.stop, count):
+                wide: list[_Run] = []
+                runs.append(wide)
+                for fragment in range(self._geometry.k):
+                    wide.append(self._plan(fragment, range(first, min(first + count, some.stop))))
+            size = sum(p.plan.size for wide in runs for run in wide for p in run.parts)
+            yield lambda: self._transfer(runs, size)
         finally:
-            for units in stripes:
-                for unit in units:
-                    unit.release()
+            for wide in runs:
+                for run in wide:
+                    run.release()
         return size
 
     def _read_ahead(self, some: range) -> None:
@@ -246,17 +258,18 @@ class Writing:
                     for file in files[:1]:
                         file.prefetch(source.frame + source.skip + low - at, high - low)
 
-    def _plan(self, fragment: int, stripe: int) -> _Unit:
-        """How to gather one data unit."""
-        size = self._geometry.unit_size(stripe)
-        start = self._geometry.unit_address(fragment, stripe)
+    def _plan(self, fragment: int, stripes: range) -> _Run:
+        """How to gather the data units of a fragment in these stripes."""
+        sizes = [self._geometry.unit_size(stripe) for stripe in stripes]
+        start = self._geometry.unit_address(fragment, stripes.start)
+        end = start + sum(sizes)
         runs: list[tuple[int, int, list[Extent]]] = []
         index = max(0, bisect_right(self._ats, start) - 1)
         reached = -1
         for at, lot in self._shipment.stowed[index:]:
-            if at >= start + size:
+            if at >= end:
                 break
-            low, high = max(start, at), min(start + size, at + lot.length)
+            low, high = max(start, at), min(end, at + lot.length)
             if low >= high:
                 continue
             source = lot.source._replace(skip=lot.source.skip + low - at)
@@ -271,25 +284,26 @@ class Writing:
             for position, inode, extents in runs:
                 parts.append(_Part(position, self._reader.plan(inode, extents)))
         except BaseException:
-            _Unit(size, parts).release()
+            _Run(sizes, parts).release()
             raise
-        return _Unit(size, parts)
+        return _Run(sizes, parts)
 
-    def _transfer(self, stripes: list[list[_Unit]], size: int) -> None:
-        """In a job: read all of the step, and hand each stripe to the drives when it is whole."""
+    def _transfer(self, runs: list[list[_Run]], size: int) -> None:
+        """In a job: read all of the step, and hand each run to the drives when it is whole."""
         self._control.pace(size)
         readers = self._workers.readers
-        coming = [[readers.submit(unit.gather) for unit in units] for units in stripes]
+        coming = [[readers.submit(run.gather) for run in wide] for wide in runs]
         appended: list[Future[Any]] = []
         self._pending.append(appended)
         try:
             for futures in coming:
-                units = results(futures)
-                units += self._codec.encode(units)
-                for fragment, lane, unit in zip(
+                units: list[list[Buffer]] = results(futures)
+                parity = [self._codec.encode(stripe) for stripe in zip(*units, strict=True)]
+                units += map(list, zip(*parity, strict=True))
+                for fragment, lane, mine in zip(
                     self.files, self._workers.lanes, units, strict=True
                 ):
-                    appended.append(lane.submit(partial(fragment.append, unit)))
+                    appended.append(lane.submit(partial(fragment.append, *mine)))
         finally:
             # No plan is released while somebody reads by it.
             for futures in coming:
