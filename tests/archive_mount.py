@@ -44,6 +44,10 @@ class ArchiveMount(MountedFilesystem):
     def log(self) -> Path:
         return self.drives[0] / "catalog.log"
 
+    @property
+    def compact_log(self) -> Path:
+        return self.base / "compact.log"
+
     def _configuration(self, size: str, scheme: str) -> str:
         lines = [
             super()._configuration(size, scheme).rstrip("\n"),
@@ -81,18 +85,19 @@ class ArchiveMount(MountedFilesystem):
         return contents
 
     def compactor(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """`shmr-compact`, started."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "shmr.cli.compact", str(self.config), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=dict(os.environ, **{MARK: str(self.base)}),
-        )
+        """`shmr-compact`, started; what it says is in `compact_log`."""
+        with open(self.compact_log, "wb") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "shmr.cli.compact", str(self.config), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ, **{MARK: str(self.base)}),
+            )
 
     def compact(self, *arguments: str) -> None:
         """Run `shmr-compact` to its end."""
-        assert self.compactor(*arguments).wait(LIMIT_S) == 0, arguments
+        assert self.compactor(*arguments).wait(LIMIT_S) == 0, self.compact_log.read_text()
 
     def archive_all(self) -> None:
         """Each directory goes to the pool that it is named after."""

@@ -15,13 +15,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import TextIOWrapper
 from typing import NoReturn
 
 import trio
 
+from shmr.archive.pool import Pool
 from shmr.catalog.store import private
 from shmr.config import load
 from shmr.errors import ShmrError
@@ -32,6 +33,7 @@ from shmr.service import memory
 from shmr.service.assemble import open_drives, open_filesystem
 from shmr.service.committer import Committer
 from shmr.service.maintenance import Maintenance
+from shmr.service.offline import archive_pools
 from shmr.service.snapshot import SnapshotChildren
 from shmr.service.status import refuse_inside
 from shmr.service.syncing import Syncing
@@ -107,6 +109,7 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
             trio.run(
                 _serve,
                 volume,
+                archive_pools(config, drives, volume),
                 order,
                 config.filesystem,
                 options,
@@ -151,6 +154,7 @@ def _only(error: BaseException) -> BaseException:
 
 async def _serve(
     volume: Volume,
+    pools: Sequence[Pool],
     order: Order,
     source: str,
     options: MountOptions,
@@ -160,7 +164,7 @@ async def _serve(
     watch: Watch,
 ) -> None:
     committer = Committer(volume, syncing.start)
-    maintenance = Maintenance(volume, committer)
+    maintenance = Maintenance(volume, committer, pools)
     operations = Operations(
         volume,
         commit=committer.ask,

@@ -1,4 +1,5 @@
-"""What the daemon does beside requests: checkpoints, flushes, claims ahead, reaper, cleaner.
+"""What the daemon does beside requests: checkpoints, flushes, claims ahead, reaper, cleaner; and,
+once, what a shift that was cut off left.
 
 One task, in small steps between which requests are served. Whoever finds the workspace full asks
 `make_room`, which does at once what otherwise waits for a quiet moment.
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
 
+from shmr.archive.pool import Pool
+from shmr.archive.shift import Shift
 from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import CatalogFailed
 from shmr.errors import NoSpace, ShmrError
@@ -24,6 +27,7 @@ from shmr.service.committer import Committer
 from shmr.units import MIB
 from shmr.volume.cleaner import Work
 from shmr.volume.context import Need
+from shmr.volume.holds import held
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger("shmr.service")
@@ -54,8 +58,10 @@ async def _nothing() -> AsyncIterator[None]:
 class Maintenance:
     """Drives the parts of the volume that nobody asks for."""
 
-    def __init__(self, volume: Volume, committer: Committer) -> None:
+    def __init__(self, volume: Volume, committer: Committer, pools: Sequence[Pool] = ()) -> None:
+        """`pools` are the archive pools."""
         self._volume = volume
+        self._pools = pools
         self._committer = committer
         self._making_room = trio.Lock()
         self._snapshotting = trio.Lock()
@@ -69,6 +75,8 @@ class Maintenance:
         Raises CatalogFailed, after which the mount must end.
         """
         async with trio.open_nursery() as nursery:
+            if self._pools and self._volume.read_only is None:
+                nursery.start_soon(self._settle)
             while True:
                 quiet = not self._volume.catalog.epoch_rows
                 await trio.sleep(QUIET_TICK_S if quiet else TICK_S)
@@ -176,6 +184,33 @@ class Maintenance:
                 logger.warning("no snapshot now, the journal grows on: %s", error)
             self._volume.space.measure()
 
+    async def _settle(self) -> None:
+        """Put in order what a shift that was cut off left; beside everything else, for archive
+        drives are slow, and may hang: then that is left behind when the mount ends."""
+        volume = self._volume
+        shift = Shift(volume, self._pools)
+        try:
+            replaced = await self._drive(shift.sweep(), exclusive=True, abandon=True)
+            numbers = held(volume.catalog)
+            if numbers:
+                async with self._snapshotting:
+                    await self._drive(shift.snapshot(), exclusive=True)
+                await self._drive(shift.release(numbers), exclusive=True, abandon=True)
+                await self._drive(shift.discard(replaced), abandon=True)
+        except CatalogFailed as error:
+            self._fatal = error
+        except Exception as error:
+            logger.warning("what a move that was cut off left stays for now: %s", error)
+        else:
+            report = shift.report
+            logger.info(
+                "the archive is in order: %d strays discarded, %d moves completed, %d archived "
+                "segments freed",
+                report.strays,
+                len(numbers),
+                report.retired,
+            )
+
     # -- space ------------------------------------------------------------------------------
 
     def _is_short(self) -> bool:
@@ -252,10 +287,11 @@ class Maintenance:
         segments = 1 + -(-WRITE_MAX_BYTES // size)
         return log.free_bytes() - segments * size >= reserves.data_bytes
 
-    async def _drive(self, work: Work[R], *, exclusive: bool = False) -> R:
+    async def _drive(self, work: Work[R], *, exclusive: bool = False, abandon: bool = False) -> R:
         """Do a piece of work: what may wait in threads, the rest here.
 
-        With `exclusive`, no commit is under way during what is done here.
+        With `exclusive`, no commit is under way during what is done here. With `abandon`, a thread
+        is not waited for when the mount ends.
         """
         result: Any = None
         failure: Exception | None = None
@@ -268,6 +304,6 @@ class Maintenance:
                 return value
             failure = None
             try:
-                result = await trio.to_thread.run_sync(call)
+                result = await trio.to_thread.run_sync(call, abandon_on_cancel=abandon)
             except Exception as error:
                 failure = error

@@ -249,7 +249,8 @@ def test_an_unmount_ends_while_a_drive_hangs_and_somebody_reads_it(site: Site) -
         assert wait_until(lambda: "fragment 0" in site.said("lone-0"), LIMIT_S)
         for pid in site.mount.processes():
             os.kill(pid, signal.SIGTERM)
-        # Neither is let go before the daemon has ended and the drives are free.
+        # Neither is let go before the daemon has ended.
+        assert wait_until(lambda: not site.mount.processes(), LIMIT_S)
         site.mount.stop()
         assert reader.wait(LIMIT_S) != 0
     finally:
