@@ -35,12 +35,15 @@ class Recovered:
 
     `place` is where the journal ends and a new segment goes on from; None in a new filesystem.
     `corrupt` says what is missing although it was durable. `report` tells people what was done.
+    `behind` are journal segments in which nothing durable is: they go when a segment with a higher
+    number is there, or nothing on the drives would say that theirs were taken.
     """
 
     catalog: Catalog
     place: Place | None = None
     corrupt: str | None = None
     report: list[str] = field(default_factory=list)
+    behind: list[int] = field(default_factory=list)
 
 
 _NOWHERE = Place(0, 0, 0, 0, 0)
@@ -94,7 +97,7 @@ def recover(
             catalog_store.set_aside(path)
         catalog, start = _from_log(segments, journal, path, report, read_only=read_only)
     if start is None:
-        return Recovered(catalog, None, None, report)
+        return Recovered(catalog, None, None, report, journal.unreadable)
     try:
         return _Replay(segments, journal, catalog, start, report, read_only).run()
     except BaseException:
@@ -155,9 +158,6 @@ def _from_log(
     claimed = start is None and journal.claimed_durable(_NOWHERE) is not None
     if start is None and not claimed and not segments.of_stream(Stream.DATA):
         # The very first mount was cut off before anything was durable.
-        for number in journal.unreadable:
-            if not read_only:
-                segments.discard(number)
         return Catalog(path), None
     if start is None:
         raise SetupError(
@@ -214,14 +214,15 @@ class _Replay:
         if problem is None and self._mend:
             try:
                 self._make_durable(durable, applied)
-                self._discard_behind(applied)
             except IntegrityError as error:
                 problem = str(error)
         if problem is not None:
             problem += "; the mount is read-only: copy your files out"
         if self._batches:
             self._report.append(f"{self._batches} batches were replayed from the journal")
-        return Recovered(self._catalog, applied, problem, self._report)
+        # Claimed ahead, or begun and torn: nothing durable is in them.
+        behind = [] if problem else self._journal.behind(applied)
+        return Recovered(self._catalog, applied, problem, self._report, behind)
 
     def _apply(self, batch: _Pending) -> None:
         for meta in batch.metas:
@@ -282,8 +283,3 @@ class _Replay:
         for until in self._journal.span(durable, end):
             verify_tail(self._segments, known, until, mend=True)
             known = None
-
-    def _discard_behind(self, end: Place) -> None:
-        """Journal segments claimed ahead, or begun and torn: nothing durable is in them."""
-        for number in self._journal.behind(end):
-            self._segments.discard(number)

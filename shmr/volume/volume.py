@@ -197,30 +197,38 @@ def _begin_log(
 ) -> Log:
     """A log that goes on from where recovery came to, in a new segment.
 
-    Where there is no room even for that, data segments go in which nothing lives: what recovery
-    came to is durable in the journal, so nothing will ever point there again.
+    What recovery found to hold nothing goes only then, when that segment is durable: until there is
+    a higher number, the highest on the drives tells that it was taken. Where there is no room for
+    a segment, that goes before it, and data segments in which nothing lives do too: what recovery
+    came to is durable in the journal, so nothing will ever point there again. The highest is last.
     """
     place = recovered.place
     sequence = place.sequence if place else 0
     previous = (place.segment, place.end, place.chain) if place else (0, 0, 0)
-
-    def begin() -> Log:
-        return Log(
-            store,
-            clock=clock,
-            parallel=parallel,
-            journal_sequence=sequence,
-            previous=previous,
-        )
-
+    live = recovered.catalog.live
+    dead = [s.number for s in store.of_stream(Stream.DATA) if live.get(s.number, 0) <= 0]
+    unneeded = sorted([*recovered.behind, *dead], reverse=True)
+    log = None
+    while log is None:
+        try:
+            log = Log(
+                store,
+                clock=clock,
+                parallel=parallel,
+                journal_sequence=sequence,
+                previous=previous,
+            )
+        except NoSpace:
+            if not unneeded:
+                raise
+            store.discard(unneeded.pop())
     try:
-        return begin()
-    except NoSpace:
-        live = recovered.catalog.live
-        for segment in store.of_stream(Stream.DATA):
-            if live.get(segment.number, 0) <= 0:
-                store.discard(segment.number)
-        return begin()
+        for number in recovered.behind:
+            store.discard(number)
+    except BaseException:
+        log.close()
+        raise
+    return log
 
 
 def _root(now: int) -> Inode:
