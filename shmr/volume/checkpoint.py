@@ -43,6 +43,9 @@ class Checkpoints:
         if context.read_only is not None:
             return False
         rows, now = context.catalog.epoch_rows, context.clock()
+        # Where the clock was set back, ages count from now, not from when it is there again.
+        self._last_ns = min(self._last_ns, now)
+        self._last_change_ns = min(self._last_change_ns, now)
         if rows != self._last_rows:
             self._last_rows, self._last_change_ns = rows, now
         if not rows:

@@ -11,6 +11,8 @@ from shmr.errors import DriveError, Refused
 from shmr.testing.faults import Fault
 from shmr.testing.trial import Trial, scratch, tight_limits
 from shmr.testing.workload import CALLER
+from shmr.units import NS_PER_S
+from shmr.volume import checkpoint
 
 FILE = 0o100644
 
@@ -68,6 +70,24 @@ def test_who_comes_while_a_commit_is_in_flight_shares_the_next(trial: Trial) -> 
     volume.commits.end(job)
     commit(trial)
     assert volume.commits.begin() is None, "everything is durable"
+
+
+def test_a_clock_that_is_set_back_puts_no_checkpoint_off(trial: Trial) -> None:
+    """Or what nobody fsyncs would not be durable before the clock is where it was."""
+    due, clock = trial.volume.checkpoints.due, trial.clock
+    trial.volume.names.create(1, b"before", FILE, CALLER)
+    assert not due()
+    clock.now -= 3600 * NS_PER_S
+    assert not due()
+    clock.now += checkpoint.IDLE_NS
+    assert due(), "nothing changed for so long"
+    trial.volume.checkpoints.run()
+    clock.now -= 3600 * NS_PER_S
+    started = clock.now
+    while not due():
+        trial.volume.names.create(1, b"%d" % clock.now, FILE, CALLER)
+        clock.now += checkpoint.IDLE_NS // 2
+        assert clock.now - started <= 2 * checkpoint.AGE_NS, "it changes all the time"
 
 
 def test_a_mount_that_fails_can_be_tried_again(trial: Trial) -> None:
