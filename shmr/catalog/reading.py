@@ -84,6 +84,16 @@ class Reading:
         value = self._get(Table.DENTRY, key_named(directory, name))
         return None if value is None else decode_dentry(value)
 
+    def dentries(self) -> Iterator[tuple[int, bytes, int]]:
+        """Every name: its directory, itself, and the inode that it is of."""
+        for key, value in self._scan(Table.DENTRY):
+            yield split_key(key), key[8:], decode_dentry(value).inode
+
+    def states(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+        """The numbers of the state rows whose names begin so, by name."""
+        for key, value in self._scan(Table.STATE, prefix):
+            yield key, decode_number(value)
+
     def find(self, path: bytes) -> int | None:
         """The inode at `path`, from the root of the filesystem; symbolic links are not followed."""
         number = ROOT

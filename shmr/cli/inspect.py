@@ -38,7 +38,8 @@ example:
 """
 _OVERVIEW = """\
 Tell how the filesystem does: pools and drives, files and bytes by pool, segments by how much of
-them lives, bytes by the redundancy that is left, journal and snapshot.
+them lives, bytes by the redundancy that is left, journal and snapshot, and what the next shift
+would move.
 """
 _OVERVIEW_EPILOG = """\
 example:
@@ -200,7 +201,7 @@ def show_overview(found: Overview, now_ns: int) -> str:
             ),
         ),
         table(
-            ("DRIVE", "POOL", ">SIZE", ">USED", ">FREE", ">DEAD", "STATE"),
+            ("DRIVE", "POOL", ">SIZE", ">USED", ">FREE", ">DEAD", ">ERRORS", "STATE"),
             (
                 (
                     drive.path,
@@ -214,6 +215,7 @@ def show_overview(found: Overview, now_ns: int) -> str:
                             drive.dead_bytes,
                         )
                     ),
+                    "-" if drive.missing else str(drive.errors),
                     drive.missing or ("up" if drive.state == "normal" else drive.state),
                 )
                 for pool in found.pools
@@ -221,7 +223,23 @@ def show_overview(found: Overview, now_ns: int) -> str:
             ),
         ),
     ]
+    parts.append(_next_shift(found))
     return "\n\n".join(parts)
+
+
+def _next_shift(found: Overview) -> str:
+    moves = [
+        f"{view.files} file{'' if view.files == 1 else 's'}, {format_size(view.size_bytes)}, "
+        f"from {view.source} to {view.target}"
+        for view in found.next_shift.moves
+    ]
+    cleanings = [
+        f"{view.segments} segment{'' if view.segments == 1 else 's'} of {view.pool} cleaned, "
+        f"{format_size(view.live_bytes)} written anew"
+        for view in found.next_shift.cleanings
+    ]
+    told = [*(moves or ["no file is to move"]), *cleanings]
+    return f"the next shift by the rules: {'; '.join(told)}"
 
 
 def _log(log: LogView, now_ns: int) -> str:

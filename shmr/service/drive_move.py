@@ -30,6 +30,7 @@ from shmr.service.drive_leave import leave
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
 from shmr.service.rehousing import Job, Rehoused
+from shmr.volume.damage import damage_row
 from shmr.volume.drive_states import state_row
 from shmr.volume.volume import Volume
 
@@ -176,6 +177,8 @@ def _empty(
         left = count_on(job.rows(pool), found.drive)
         if not left:
             job.do(job.rehousing.evacuate(pool, found.drive))
+        if not left and not terms.dry_run:
+            volume.context.apply([damage_row(found.drive, 0)])
         advice: tuple[str, ...] = ()
         if job.shortage is not None:
             advice = ("add a drive to the pool (`shmr drive add`), or replace this one",)

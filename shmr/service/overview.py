@@ -7,10 +7,11 @@ it works on a mounted filesystem too, and does not know what was written in the 
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from shmr.catalog.reading import Reading
 from shmr.config import Config, PoolConfig, load
@@ -21,9 +22,11 @@ from shmr.format.records import Stream
 from shmr.log.store import segment_name
 from shmr.log.walk import opening_of
 from shmr.service.locate import mount_points
+from shmr.service.next_shift import NextShift, next_shift
 from shmr.service.survey import Survey, Surveyed
 from shmr.service.whereabouts import LOST, Finder, Part, Whereabouts, looking
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
+from shmr.volume.damage import damage_name
 from shmr.volume.drive_states import known_state, state_name
 
 LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -35,7 +38,8 @@ class DriveView:
     """A drive. `missing` says why it is not there; then it has no numbers.
 
     `used_bytes` are those of shmr's files, `dead_bytes` of them what cleaning would win. `state` is
-    what it is meant for: prefer, normal, avoid, drain.
+    what it is meant for: prefer, normal, avoid, drain. `damaged_units` were found by reading,
+    `bad_fragments` should be on it and are not, or are not as long as they should be.
     """
 
     path: str
@@ -46,6 +50,12 @@ class DriveView:
     used_bytes: int
     dead_bytes: int
     state: str = "normal"
+    damaged_units: int = 0
+    bad_fragments: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.damaged_units + self.bad_fragments
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,7 @@ class Overview:
     redundancy: tuple[RedundancyView, ...]
     journal: LogView
     snapshot: LogView
+    next_shift: NextShift = field(default_factory=NextShift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +126,32 @@ class _Use:
         return max(0, self.where.size_bytes - self.live_bytes)
 
 
-def overview(config_path: str | os.PathLike[str]) -> Overview:
+def overview(
+    config_path: str | os.PathLike[str], *, time_ns: Callable[[], int] = time.time_ns
+) -> Overview:
     """The state of the filesystem. Reads every extent. Raises SetupError, IntegrityError."""
     config = load(config_path)
     with looking(config) as (reading, finder, survey):
         uses = _uses(reading, finder)
         held = _Held(reading, finder)
         dead = _dead_bytes(uses, survey)
+        bad = _bad_fragments(uses, survey)
         journal, snapshot = _logs(config, reading, survey)
+        pools = tuple(_pool(pool, reading, survey, uses, held, dead, bad) for pool in config.pools)
+        lives = {pool.name: (pool.live_bytes, pool.dead_bytes) for pool in pools}
         return Overview(
             config.filesystem,
             mount_points(config),
             reading.written_ns,
             held.count,
-            tuple(_pool(pool, reading, survey, uses, held, dead) for pool in config.pools),
+            pools,
             tuple(
                 RedundancyView(pool, left, size)
                 for (pool, left), size in sorted(held.redundancy.items())
             ),
             journal,
             snapshot,
+            next_shift(config, reading, finder, survey, lives, time_ns()),
         )
 
 
@@ -191,6 +208,7 @@ def _pool(
     uses: Iterable[_Use],
     held: _Held,
     dead: Counter[str],
+    bad: Counter[str],
 ) -> PoolView:
     of_pool = [use for use in uses if use.where.pool == pool.name]
     classes = Counter(bisect_left(LIVENESS, use.live_share) for use in of_pool)
@@ -198,7 +216,11 @@ def _pool(
         pool.name,
         pool.priority,
         str(pool.scheme),
-        tuple(_drive(d, reading, dead[d.path]) for d in survey.drives if d.pool == pool.name),
+        tuple(
+            _drive(drive, reading, dead[drive.path], bad[drive.path])
+            for drive in survey.drives
+            if drive.pool == pool.name
+        ),
         held.files[pool.name],
         held.live[pool.name],
         sum(use.dead_bytes for use in of_pool),
@@ -206,8 +228,9 @@ def _pool(
     )
 
 
-def _drive(drive: Surveyed, reading: Reading, dead_bytes: int) -> DriveView:
-    number = 1 if drive.drive is None else reading.state(state_name(drive.drive), 1)
+def _drive(drive: Surveyed, reading: Reading, dead_bytes: int, bad: int) -> DriveView:
+    known = drive.drive
+    number = 1 if known is None else reading.state(state_name(known), 1)
     return DriveView(
         drive.path,
         None if drive.drive is None else drive.drive.hex(),
@@ -217,6 +240,19 @@ def _drive(drive: Surveyed, reading: Reading, dead_bytes: int) -> DriveView:
         drive.used_bytes,
         dead_bytes,
         known_state(number).name.lower(),
+        0 if known is None else reading.state(damage_name(known)),
+        bad,
+    )
+
+
+def _bad_fragments(uses: Iterable[_Use], survey: Survey) -> Counter[str]:
+    """By drive that is there: fragments that cannot be used, as far as looking tells."""
+    there = {drive.path for drive in survey.drives if drive.missing is None}
+    return Counter(
+        part.drive
+        for use in uses
+        for part in use.where.parts
+        if part.missing is not None and part.drive in there
     )
 
 

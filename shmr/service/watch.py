@@ -1,4 +1,4 @@
-"""The daemon's task that keeps the status file in step with the mount.
+"""The daemon's task that tells people how the mount does: the status file, and damage remembered.
 
 Drives are asked in threads, one at a time, each for a few seconds at most: one that hangs is
 reported, and is not asked again before it has answered.
@@ -24,6 +24,7 @@ from shmr.service.status import (
     StatusFacts,
     StatusWriter,
 )
+from shmr.volume.damage import note_damage
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger("shmr.service")
@@ -33,7 +34,7 @@ PATIENCE_S = 5.0
 
 
 class Watch:
-    """Watches one mount. Does nothing where the configuration names no status file."""
+    """Watches one mount. The status file is kept where the configuration names one."""
 
     def __init__(self, config: Config, drives: Drives, mountpoint: str) -> None:
         self._config = config
@@ -47,13 +48,15 @@ class Watch:
 
     async def run(self, volume: Volume) -> None:
         """Until cancelled. Raises nothing: it must not end the mount."""
-        while self._writer is not None:
+        while True:
             try:
-                facts = await self._facts(volume)
-                # Waited for also when cancelled: `ended` is to have the last word.
-                await trio.to_thread.run_sync(self._writer.write, facts, time.time_ns())
+                note_damage(volume)
+                if self._writer is not None:
+                    facts = await self._facts(volume)
+                    # Waited for also when cancelled: `ended` is to have the last word.
+                    await trio.to_thread.run_sync(self._writer.write, facts, time.time_ns())
             except Exception:
-                logger.exception("the status file is no longer kept")
+                logger.exception("the status file is no longer kept, nor damage remembered")
                 return
             await trio.sleep(PERIOD_S)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shmr.catalog.reading import Reading, open_reading
 from shmr.config import Config
-from shmr.core.stripe import Geometry
+from shmr.core.stripe import Geometry, fragment_size
 from shmr.errors import IntegrityError
 from shmr.format.archived import Archived
 from shmr.format.fragment import Code, file_name
@@ -137,7 +137,8 @@ class Finder:
             drive = self._by_id.get(placed.drive)
             name = file_name(segment, index, placed.generation)
             label = self._label(placed.drive)
-            missing = self._why(drive, name)
+            size = fragment_size(archived.data_bytes, archived.extents, archived.unit_bytes)
+            missing = self._why(drive, name, size)
             parts.append(Part(index, label, index < archived.k, placed.generation, missing))
         pool = self._survey.pools.get(archived.pool) or f"pool {archived.pool.hex()}"
         return Whereabouts(
@@ -156,13 +157,14 @@ class Finder:
         found = self._by_id.get(drive)
         return found.path if found is not None else drive.hex()
 
-    def _why(self, drive: Surveyed | None, name: str) -> str | None:
+    def _why(self, drive: Surveyed | None, name: str, size: int) -> str | None:
         """Why a fragment cannot be read, as far as looking at the directory tells."""
         if drive is None:
             return "its drive is missing"
-        if self._has(drive, name) or (self._again() and self._has(drive, name)):
-            return None
-        return "not on its drive"
+        if not self._has(drive, name) and not (self._again() and self._has(drive, name)):
+            return "not on its drive"
+        found = self._files[drive.path][name]
+        return None if found == size else f"has {found} bytes and should have {size}"
 
     def _has(self, drive: Surveyed, name: str) -> bool:
         return name in self._files[drive.path]

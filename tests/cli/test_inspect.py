@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from shmr.cli.inspect import show_overview, show_topology
 from shmr.cli.main import main
 from shmr.cli.show import age, table
+from shmr.service.next_shift import CleaningView, MoveView, NextShift
 from shmr.service.overview import DriveView, LogView, Overview, PoolView, RedundancyView
 from shmr.service.topology import Piece, SegmentView, Topology
 from shmr.service.whereabouts import Part
@@ -57,7 +59,9 @@ OVERVIEW = Overview(
             0,
             "single",
             (
-                DriveView("/mnt/a", "0a" * 16, None, 10 * GIB, 4 * GIB, 6 * GIB, GIB),
+                DriveView(
+                    "/mnt/a", "0a" * 16, None, 10 * GIB, 4 * GIB, 6 * GIB, GIB, "normal", 3, 2
+                ),
                 DriveView("/mnt/b", None, "nothing is mounted there", 0, 0, 0, 0),
             ),
             3,
@@ -69,6 +73,10 @@ OVERVIEW = Overview(
     (RedundancyView("ssd", -1, 4 * KIB), RedundancyView("ssd", 0, 5 * GIB)),
     LogView(4, GIB, NOW_NS - 3 * 3600 * NS_PER_S),
     LogView(0, 0, None),
+    NextShift(
+        (MoveView("ssd", "smr", 1, 4 * KIB), MoveView("smr", "ssd", 12, GIB)),
+        (CleaningView("smr", 2, 9 * KIB),),
+    ),
 )
 
 
@@ -137,10 +145,15 @@ def test_an_overview_is_shown() -> None:
         "ssd                       is lost     4.0 KiB\n"
         "ssd                             0     5.0 GiB\n"
         "\n"
-        "DRIVE   POOL      SIZE     USED     FREE     DEAD  STATE\n"
-        "/mnt/a  ssd   10.0 GiB  6.0 GiB  4.0 GiB  1.0 GiB  up\n"
-        "/mnt/b  ssd          -        -        -        -  nothing is mounted there"
+        "DRIVE   POOL      SIZE     USED     FREE     DEAD  ERRORS  STATE\n"
+        "/mnt/a  ssd   10.0 GiB  6.0 GiB  4.0 GiB  1.0 GiB       5  up\n"
+        "/mnt/b  ssd          -        -        -        -       -  nothing is mounted there\n"
+        "\n"
+        "the next shift by the rules: 1 file, 4.0 KiB, from ssd to smr; 12 files, 1.0 GiB, "
+        "from smr to ssd; 2 segments of smr cleaned, 9.0 KiB written anew"
     )
+    idle = show_overview(replace(OVERVIEW, next_shift=NextShift()), NOW_NS)
+    assert idle.endswith("\n\nthe next shift by the rules: no file is to move")
 
 
 def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from shmr.service.offline import unmounted
 from shmr.service.rehousing import Rehoused
 from shmr.units import MIB
 from shmr.volume.context import Caller
+from shmr.volume.damage import note_damage
 
 CONFIG = """\
 filesystem: tests
@@ -316,6 +317,50 @@ def test_the_status_file_tells_of_the_job(place: Place) -> None:
     status.unlink()
     service.drive_rebalance(place.config, dry_run=True)
     assert not status.exists()
+
+
+def test_the_overview_foretells_what_the_compactor_does(place: Place) -> None:
+    rules = """\
+    rules:
+      - {larger_than: 1MiB, to: work}
+"""
+    place.config.write_text(place.config.read_text() + rules)
+    large = {name: len(c) for name, c in place.files.items() if len(c) > MIB}
+    found = service.overview(place.config).next_shift
+    (move,) = found.moves
+    assert large and (move.files, move.size_bytes) == (len(large), sum(large.values()))
+    cleaned = sum(view.live_bytes for view in found.cleanings)
+    assert cleaned > 0
+    assert service.compact(place.config).moved_bytes == move.size_bytes + cleaned
+    assert service.overview(place.config).next_shift.moves == ()
+    place.assert_files()
+
+
+def test_damage_that_was_found_is_remembered_until_the_drive_is_empty(place: Place) -> None:
+    path = next((place.base / "a").glob("fragment-*"))
+    whole = path.read_bytes()
+    path.write_bytes(bytes(byte ^ 255 for byte in whole))
+    with unmounted(load(place.config), read_only=False) as (volume, _):
+        for name, content in place.files.items():
+            inode = volume.names.lookup(ROOT, name)
+            plan = volume.data.plan_read(inode.number, 0, len(content))
+            assert bytes(plan.fetch()) == content
+            plan.release()
+        found = len(volume.context.gather.findings.all())
+        note_damage(volume)
+        volume.context.gather.findings.take()
+        # What a later one finds less of is no news.
+        note_damage(volume)
+
+    def errors() -> dict[str, int]:
+        drives = service.overview(place.config).pools[1].drives
+        return {Path(drive.path).name: drive.errors for drive in drives}
+
+    # A fragment of parity is not read.
+    assert errors() == {"a": found, "b": 0, "c": 0, "d": 0}
+    service.drive_drain(place.config, place.path("a"))
+    assert errors() == {"a": 0, "b": 0, "c": 0, "d": 0}
+    place.assert_files()
 
 
 def test_a_lost_drive_is_forgotten_only_by_force_and_rebuilt_all_the_same(place: Place) -> None:

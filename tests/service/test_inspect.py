@@ -11,6 +11,7 @@ import pytest
 
 from shmr.catalog.catalog import Catalog
 from shmr.config import load
+from shmr.core.stripe import fragment_size
 from shmr.errors import SetupError
 from shmr.format.archived import Archived, Placed
 from shmr.format.fragment import Code, file_name
@@ -19,14 +20,17 @@ from shmr.format.rows import ROOT, Address, Dentry, Extent, Inode
 from shmr.log.store import segment_name
 from shmr.service.assemble import create_filesystem
 from shmr.service.locate import parse_mounts
+from shmr.service.next_shift import MoveView
 from shmr.service.overview import LogView, Overview, RedundancyView, overview
 from shmr.service.survey import survey
 from shmr.service.topology import Piece, topology
 from shmr.units import KIB, MIB
+from shmr.volume.damage import damage_row
 
 SEGMENT, CODED, COPIED = 900, 901, 902
 UNIT = 64 * KIB
 DATA = 2 * UNIT
+SIZE = fragment_size(DATA, 3, UNIT)
 FILE, EMPTY, OTHER = 1000, 1001, 1002
 REGULAR = stat.S_IFREG | 0o644
 
@@ -113,9 +117,9 @@ def _fill(config: Path, drives: dict[str, Path]) -> None:
     for name in ("ssd1", "ssd2"):
         (drives[name] / segment_name(Stream.DATA, SEGMENT)).write_bytes(bytes(MIB))
     for index, name in enumerate(("smr1", "smr2", "smr3")):
-        (drives[name] / file_name(CODED, index, 1)).write_bytes(bytes(DATA + 8 * KIB))
+        (drives[name] / file_name(CODED, index, 1)).write_bytes(bytes(SIZE))
     for index, name in enumerate(("old1", "old2")):
-        (drives[name] / file_name(COPIED, index, 1)).write_bytes(bytes(DATA + 8 * KIB))
+        (drives[name] / file_name(COPIED, index, 1)).write_bytes(bytes(SIZE))
 
 
 def _inode(number: int, size: int) -> Inode:
@@ -236,10 +240,59 @@ def test_drives_are_described(world: World) -> None:
     up, missing, _ = smr.drives
     assert (up.missing, missing.missing) == (None, "No such file or directory")
     assert (missing.drive, missing.total_bytes, missing.dead_bytes) == (None, 0, 0)
-    assert up.used_bytes >= DATA + 8 * KIB
+    assert up.used_bytes >= SIZE
     # Of the segment's 256 KiB 20 live, and as much of each of its fragments.
-    assert up.dead_bytes == int((DATA + 8 * KIB) * (1 - 20 / 256))
+    assert up.dead_bytes == int((SIZE) * (1 - 20 / 256))
     assert all(drive.total_bytes >= drive.free_bytes > 0 for drive in ssd.drives)
+
+
+def test_what_is_wrong_with_a_drive_is_counted(world: World) -> None:
+    world.discard("smr1", CODED, 0)
+    path = world.drives["smr2"] / file_name(CODED, 1, 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    catalog = Catalog(load(world.config).catalog)
+    filesystem, place = catalog.filesystem(), catalog.place()
+    assert filesystem is not None and place is not None
+    drive = next(d for d in survey(load(world.config), filesystem).drives if "smr2" in d.path)
+    assert drive.drive is not None
+    catalog.apply([damage_row(drive.drive, 7)])
+    catalog.checkpoint(filesystem, place, COPIED + 1)
+    catalog.close()
+    smr = overview(world.config).pools[1]
+    assert [(d.damaged_units, d.bad_fragments) for d in smr.drives] == [(0, 1), (7, 1), (0, 0)]
+    assert [d.errors for d in smr.drives] == [1, 8, 0]
+    part = topology(world.config, "a").segments[1].parts[1]
+    assert part.missing == f"has {SIZE - 1} bytes and should have {SIZE}"
+
+
+def rules(world: World, pool: str, *lines: str) -> None:
+    """These are the rules of the pool, which is written on one line or several."""
+    text = world.config.read_text()
+    if pool == "ssd":
+        given = ", ".join(lines)
+        text = text.replace("drives: [ssd1, ssd2]", f"drives: [ssd1, ssd2], rules: [{given}]")
+    else:
+        given = "".join(f"      - {line}\n" for line in lines)
+        text = text.replace("[smr1, smr2, smr3]\n", f"[smr1, smr2, smr3]\n    rules:\n{given}")
+    world.config.write_text(text)
+
+
+def test_the_next_shift_is_what_the_rules_say_of_the_last_checkpoint(world: World) -> None:
+    rules(world, "ssd", "{older_than: 1s, to: smr}")
+    rules(world, "smr", '{path: "a", to: old}', "{smaller_than: 400KiB, to: ssd}")
+    assert overview(world.config).next_shift.moves == (
+        MoveView("ssd", "smr", 1, 40 * KIB),
+        MoveView("smr", "ssd", 1, 4 * KIB),
+        MoveView("smr", "old", 1, 16 * KIB),
+    )
+    # One fragment of the coded segment is 2 % alive.
+    assert overview(world.config).next_shift.cleanings == ()
+    # A file that was just written is not yet old.
+    assert overview(world.config, time_ns=lambda: 3).next_shift.moves[0].source == "smr"
+    shutil.rmtree(world.drives["old1"])
+    shutil.rmtree(world.drives["old2"])
+    # Into a pool of which no drive is there nothing can go.
+    assert {view.target for view in overview(world.config).next_shift.moves} == {"smr", "ssd"}
 
 
 def test_a_drive_of_another_filesystem_is_none_of_ours(world: World, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def volume_of(workspace: list[DirectoryDrive], gather: Gather) -> Any:
     reader = SimpleNamespace(store=store)
     context = SimpleNamespace(reader=reader, gather=gather, fragments=gather.fragments)
     return SimpleNamespace(
-        read_only=None, snapshots=SimpleNamespace(running=False), context=context
+        read_only="a trial", snapshots=SimpleNamespace(running=False), context=context
     )
 
 
