@@ -33,6 +33,8 @@ LOCK_NAME = "lock"
 SMALL_BYTES = 64 * 1024
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What filesystems answer that lock no directory: NFS does not."""
 
 
 class DirectoryDrive:
@@ -45,7 +47,8 @@ class DirectoryDrive:
         limit_bytes: int | None = None,
         pwritev: Pwritev = os.pwritev,
     ) -> None:
-        self._fd = self._lock_fd = -1
+        self._fd = -1
+        self._lock_fds: tuple[int, ...] = ()
         self._label = os.fspath(path)
         self._limit_bytes = limit_bytes
         self.pwritev = pwritev
@@ -140,8 +143,8 @@ class DirectoryDrive:
     def close(self) -> None:
         """Release the directory and the lock. Open files live on."""
         # First they are ours no more: of a drive that hangs, closing may not come back.
-        lock_fd, fd, self._lock_fd, self._fd = self._lock_fd, self._fd, -1, -1
-        for one in (lock_fd, fd):
+        lock_fds, fd, self._lock_fds, self._fd = self._lock_fds, self._fd, (), -1
+        for one in (*lock_fds, fd):
             if one >= 0:
                 with suppress(OSError):
                     os.close(one)
@@ -153,28 +156,31 @@ class DirectoryDrive:
         """Hold the drive until `close` or our end; False when another process does.
 
         The lock belongs to the open file, so it passes to a forked child and never to a program
-        that is started.
+        that is started. The directory is locked beside the file: the file looks like what a crash
+        leaves behind, and who removes it must not let two processes in.
         """
-        if self._lock_fd >= 0:
+        if self._lock_fds:
             return True
-        with self.telling("lock"):
-            flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            try:
-                fd = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | flags, 0o600, dir_fd=self._fd)
-            except OSError as error:
-                if error.errno != errno.EROFS:
-                    raise
-                # Write-protected: it can be read, and nobody else can write it either.
-                fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=self._fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        taken: list[int] = []
+        try:
+            with self.telling("lock"):
+                taken.append(os.open(".", os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=self._fd))
+                with _passing(_CANNOT_LOCK):
+                    fcntl.flock(taken[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Where the drive is write-protected, it can be read, and nobody else can write it.
+                with _passing({errno.EROFS}):
+                    taken.append(
+                        os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | flags, 0o600, dir_fd=self._fd)
+                    )
+                    fcntl.flock(taken[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            for fd in taken:
                 os.close(fd)
+            if isinstance(error, DriveError) and isinstance(error.cause, BlockingIOError):
                 return False
-            except BaseException:
-                os.close(fd)
-                raise
-        self._lock_fd = fd
+            raise
+        self._lock_fds = tuple(taken)
         return True
 
     def is_empty(self, *, besides: Collection[str] = ()) -> bool:
@@ -263,6 +269,16 @@ class DirectoryDrive:
         for name in self.names():
             with suppress(FileNotFoundError):
                 yield name, os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+
+
+@contextmanager
+def _passing(numbers: Collection[int]) -> Iterator[None]:
+    """Let an OSError with one of these numbers pass for success."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
 
 
 def put_small(drive: Drive, name: str, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -184,6 +185,34 @@ def test_the_lock_is_held_once_and_is_no_name(path: Path) -> None:
     assert not second.lock()
     assert first.names() == []
     assert second.is_empty()
+    first.close()
+    assert second.lock()
+
+
+def test_a_lock_file_that_somebody_removed_lets_no_other_in(path: Path) -> None:
+    first, second = DirectoryDrive(path), DirectoryDrive(path)
+    assert first.lock()
+    (path / "lock").unlink()
+    assert not second.lock()
+    first.close()
+    assert second.lock()
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK])
+def test_the_lock_holds_where_directories_cannot_be_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flock = fcntl.flock
+
+    def as_on_nfs(fd: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    first, second = DirectoryDrive(path), DirectoryDrive(path)
+    assert first.lock()
+    assert not second.lock()
     first.close()
     assert second.lock()
 
