@@ -57,6 +57,9 @@ class Stowed(NamedTuple):
         return self.at + self.lot.length
 
 
+LOTS_MAX = 1 << 17
+"""Extents of a segment at most, whatever its zones: each takes some 430 bytes of memory, and three
+segments are in memory at a time, one being verified, one written, one packed."""
 _IN_BLOCK = 128
 """Extents in a block of the table."""
 _data_bytes_max = lru_cache(maxsize=1024)(data_bytes_max)
@@ -89,7 +92,7 @@ class Hold:
     @property
     def extents_max(self) -> int:
         # Cutting makes some more, and a table has no room beyond its limit.
-        return max(1, min(extents_max(self.zone_bytes), EXTENTS_MAX - 4 * self.k))
+        return max(1, min(extents_max(self.zone_bytes), EXTENTS_MAX - 4 * self.k, LOTS_MAX))
 
 
 @dataclass(frozen=True, slots=True)
