@@ -119,6 +119,29 @@ def test_a_shift_cut_off_anywhere_is_completed_by_the_next(place: Path, scheme: 
     assert cuts.count > 20
 
 
+def test_a_shift_of_several_segments_side_by_side_cut_off_anywhere_is_completed_by_the_next(
+    place: Path,
+) -> None:
+    pool = pool_of("mirror")
+    site = Site(place, pool)
+    volume = site.open()
+    rng = random.Random(4)
+    for index in range(4):
+        site.write(volume, b"file%d" % index, rng.randbytes(200_000))
+    volume.close()
+    volume = site.open()
+    cuts = Cuts(site, data_segments(site), lambda v, w: converge(site, v, w, pool, None))
+    cuts.share = 0.15
+    site.world.observer = cuts.observe
+    shift = site.shift(volume, pool)
+    site.world.observer = None
+    assert shift.report.segments == 4
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
+    volume.close()
+    assert cuts.count > 20
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_a_shift_out_of_an_archive_pool_cut_off_anywhere_is_completed_by_the_next(
     place: Path, back: bool

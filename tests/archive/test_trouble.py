@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,72 @@ def test_what_does_not_read_back_as_it_was_written_is_not_switched(place: Path) 
     site.assert_nothing_astray(volume)
     site.shift(volume, pool)
     assert site.bytes_in(volume, None) == 0
+    volume.close()
+
+
+@pytest.mark.parametrize("readers", [0, 3])
+def test_what_does_not_read_back_ends_also_the_writing_beside_it(place: Path, readers: int) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=80)
+    total = site.bytes_in(volume, None)
+    struck: list[str] = []
+
+    def rot(world: World) -> None:
+        # Behind the seals of the second segment, while the third is being written.
+        for drive in world.drives[1:]:
+            names = sorted(n for n in drive.names() if n.startswith("fragment"))
+            if len(names) > 2 and not struck and drive.activity.operations["seal"] == 2:  # type: ignore[attr-defined]
+                struck.append(names[1])
+                drive.flip_bit(names[1], 4096 + 5, 3)
+
+    site.world.observer = rot
+    with pytest.raises(IntegrityError, match="checksum does not match"):
+        site.shift(volume, pool, readers=readers)
+    site.world.observer = None
+    assert struck
+    assert 0 < site.bytes_in(volume, pool) < total
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
+    site.shift(volume, pool)
+    assert site.bytes_in(volume, None) == 0
+    site.assert_files(volume)
+    volume.close()
+
+
+@pytest.mark.parametrize("readers", [0, 3])
+@pytest.mark.parametrize("asked", [3, 9, 16])
+def test_a_shift_that_is_broken_off_at_once_is_completed_by_the_next(
+    place: Path, readers: int, asked: int
+) -> None:
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.fill(volume, count=60)
+    times = 0
+
+    def stop() -> bool:
+        nonlocal times
+        times += 1
+        if times == asked:
+            raise KeyboardInterrupt
+        return False
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        site.shift(volume, pool, control=Control(stop=stop), readers=readers)
+    assert threading.active_count() == threads
+    world = site.world.kill()
+    volume.abandon()
+    volume = site.open(world)
+    site.assert_files(volume)
+    shift = Shift(volume, site.pools)
+    run_inline(shift.recover())
+    run_inline(shift.to_archive(site.lots(volume), pool, flush=True))
+    assert site.bytes_in(volume, None) == 0
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume, world)
     volume.close()
 
 
