@@ -136,10 +136,10 @@ def walk(
             except DriveError as error:
                 failure = error
                 continue
-            if sequence < 0 <= candidate.sequence:
-                sequence = candidate.sequence - 1
-            if follows(candidate, expected, sequence, chain):
-                header = candidate
+            # Each copy by itself: what another shows may be an older life of its blocks.
+            before = candidate.sequence - 1 if sequence < 0 else sequence
+            if follows(candidate, expected, before, chain):
+                header, sequence = candidate, before
                 break
         if header is None and failure is not None:
             raise failure
