@@ -48,7 +48,8 @@ class SyncJob:
     def __init__(self, writers: Sequence[SegmentWriter], sequence: int, parallel: Parallel) -> None:
         self.reached = tuple((writer, writer.end, writer.chain) for writer in writers)
         self.sequence = sequence
-        self.error: DriveError | None = None
+        self.error: DriveError | None = DriveError("log", "sync", OSError(errno.EIO, "not done"))
+        """Why nothing is known durable; None when all calls have ended well."""
         self._parallel = parallel
 
     def calls(self) -> list[Callable[[], None]]:

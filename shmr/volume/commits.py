@@ -64,5 +64,10 @@ class Commits:
         context.cut()
         job = context.log.begin_sync()
         if job is not None:
-            job.run()
+            try:
+                job.run()
+            except Exception:
+                # No error of a drive, but what was to be synced is as little durable.
+                self._end(job)
+                raise
             self._end(job)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shmr.errors import DriveError, Refused
+from shmr.log.segment import SegmentWriter
 from shmr.testing.faults import Fault
 from shmr.testing.trial import Trial, scratch, tight_limits
 from shmr.testing.workload import CALLER
@@ -43,6 +44,35 @@ def test_no_commit_succeeds_after_a_failed_sync(trial: Trial) -> None:
             commit(trial)
         assert refused.value.errno == errno.EIO
     assert trial.volume.read_only is not None
+
+
+def test_a_job_that_nobody_did_makes_nothing_durable(trial: Trial) -> None:
+    trial.volume.names.create(1, b"file", FILE, CALLER)
+    job = trial.volume.commits.begin()
+    assert job is not None
+    with pytest.raises(DriveError):
+        trial.volume.commits.end(job)
+    assert trial.volume.read_only is not None
+    with pytest.raises(Refused):
+        trial.volume.checkpoints.run()
+
+
+def test_a_sync_that_breaks_down_is_not_tried_again(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial.volume.names.create(1, b"file", FILE, CALLER)
+
+    def broken(writer: SegmentWriter) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SegmentWriter, "sync", broken)
+    with pytest.raises((MemoryError, DriveError)):
+        trial.volume.checkpoints.run()
+    monkeypatch.undo()
+    assert trial.volume.read_only is not None
+    with pytest.raises(Refused) as refused:
+        commit(trial)
+    assert refused.value.errno == errno.EIO
 
 
 def test_a_failed_write_makes_the_volume_read_only(trial: Trial) -> None:
