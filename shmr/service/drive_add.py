@@ -45,8 +45,8 @@ def drive_add(
                 len(known.drives) < known.width
             ):
                 told.append(
-                    f"pool {known.name!r} has {len(known.drives)} drives, and needs {known.width} "
-                    "to be written to: add the others too"
+                    f"pool {known.name!r} has {len(known.drives)} of the {known.width} drives that "
+                    "it needs to be written to: add the others too"
                 )
     return tuple(told)
 

@@ -60,6 +60,11 @@ def redundancy(
             more = 0 if dry_run else sum(max(0, archived.m - m) for archived in now.values())
             less = sum(max(0, m - archived.m) for archived in now.values())
             advice = [] if m == entry.scheme.m else [_line(entry, m)]
+            if job.shortage is not None:
+                advice = [
+                    f"pool {pool_name!r} has {len(pool.drives)} drives: with {k}+{m} it needs "
+                    f"{k + m} with room, add what is lacking (`shmr drive add`) and run it again"
+                ]
             if len(every) > len(rows):
                 advice.append(
                     f"{len(every) - len(rows)} segments have another k than {k} and stay as they "

@@ -109,7 +109,8 @@ class Job:
         if self._terms.dry_run:
             self._imagine(pool, plan)
             return
-        self.more(plan.size_bytes)
+        if plan.steps:
+            self.more(plan.size_bytes)
         self.do(self.rehousing.run(plan.steps))
 
     def more(self, size_bytes: int) -> None:
