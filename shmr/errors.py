@@ -5,7 +5,7 @@
 * `DriveError`: a device failed. Degrade, or retry elsewhere; a failed log write is never retried.
 
 Beside them `SetupError`: the filesystem cannot be created or mounted as asked. Its message
-says what to do next.
+says what to do next. And `Unfinished`: one of these ended a long job early.
 """
 
 from __future__ import annotations
@@ -66,3 +66,11 @@ class ConfigError(SetupError):
         super().__init__(f"{source}: {len(problems)} problem(s):\n{lines}")
         self.source = source
         self.problems = problems
+
+
+class Unfinished(ShmrError):
+    """Something ended a long job early. `done` is the job's report of what was done before."""
+
+    def __init__(self, cause: Exception, done: object) -> None:
+        super().__init__(str(cause))
+        self.done = done

@@ -1,7 +1,8 @@
 """The command `shmr-compact`: move cold files to archive pools, or back.
 
 Exit codes: 0 done; 1 it could not be done, and one message on standard error says why and what to
-do; 2 the command line was wrong; 130 stopped by Ctrl-C, and the next run goes on.
+do, or a file or a drive failed, and the report says which; 2 the command line was wrong; 130
+stopped by Ctrl-C, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from shmr.cli.jobs import rate
 from shmr.cli.library import load_service
-from shmr.cli.main import DONE, FAILED, INTERRUPTED
+from shmr.cli.main import DONE, FAILED, INTERRUPTED, version
 from shmr.cli.progress import Progress, stop_asked
 from shmr.cli.show import as_json, table
-from shmr.errors import ShmrError
+from shmr.errors import ShmrError, Unfinished
 from shmr.units import format_size
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ the rules of the config call cold, or what is named here. May be stopped with Ct
 and goes on where it was when it is run again.
 """
 _EPILOG = """\
-exit codes: 0 done, 1 failed (standard error says why), 2 wrong command line, 130 stopped
+exit codes: 0 done, 1 failed (standard error says why), or a file or drive did (the report says
+which), 2 wrong command line, 130 stopped
 
 example:
   shmr-compact /etc/shmr/media.yaml
@@ -89,9 +91,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="move this file, or all below this directory, at once; counted from the top of the "
         "filesystem (may be repeated)",
     )
-    add("--all", dest="everything", action="store_true", help="move every file, cold or not")
-    add("--from", metavar="POOL", dest="source", help="only what lies in this pool")
-    add("--to", metavar="POOL", dest="target", help="the pool to move to")
+    add(
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="move all that lies in the pool of --from (default: the workspace), cold or not",
+    )
+    add(
+        "--from",
+        metavar="POOL",
+        dest="source",
+        help="only what lies in this pool; without --all, --path or --inode the rules still choose",
+    )
+    add(
+        "--to",
+        metavar="POOL",
+        dest="target",
+        help="the pool to move to (default: the next after --from); the rules choose, as above",
+    )
+    add("--version", action="version", version=f"shmr {version()}")
     add("--flush", action="store_true", help="move also what does not fill half a segment")
     add("--dry-run", action="store_true", help="only tell what would move, and change nothing")
     add(
@@ -114,6 +132,11 @@ def main(
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         done = _run(parsed, cast(CompactService, load()))
+    except Unfinished as error:
+        done = cast("Compaction", error.done)
+        print(as_json(done) if parsed.json else report(done))
+        print(f"shmr-compact: {error}", file=sys.stderr)
+        return FAILED
     except (ShmrError, OSError) as error:
         print(f"shmr-compact: {error}", file=sys.stderr)
         return FAILED
@@ -124,7 +147,7 @@ def main(
     if done.stopped:
         print("shmr-compact: stopped; run it again to go on", file=sys.stderr)
         return INTERRUPTED
-    return FAILED if done.unreadable else DONE
+    return FAILED if done.unreadable or done.failed else DONE
 
 
 def _run(parsed: argparse.Namespace, service: CompactService) -> Compaction:
@@ -155,8 +178,12 @@ def report(done: Compaction) -> str:
     """What people read."""
     if done.dry_run:
         return _foretold(done)
-    segments = "segment" if done.segments == 1 else "segments"
-    lines = [f"moved {format_size(done.moved_bytes)}, {done.segments} {segments} written"]
+    lines = [
+        f"moved {format_size(one.moved_bytes)} from {' and '.join(one.sources)} to {one.target}"
+        for one in done.routes
+    ] or ["nothing was moved: the rules call nothing cold (--all moves it all the same)"]
+    if done.segments:
+        lines.append(f"{done.segments} {'segment' if done.segments == 1 else 'segments'} written")
     if done.waiting_bytes:
         lines.append(
             f"{format_size(done.waiting_bytes)} wait until there is enough for half a segment "
@@ -168,6 +195,8 @@ def report(done: Compaction) -> str:
         lines.append(f"{done.retired} archived segments in which nothing lives are gone")
     for inode, why in sorted(done.unreadable.items()):
         lines.append(f"inode {inode} stays where it is: {why}")
+    for _, why in sorted(done.failed.items()):
+        lines.append(f"{why}: others took its part; see to it, or `shmr drive drain` it")
     return "\n".join(lines)
 
 

@@ -36,14 +36,15 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"shmr {_version()}")
+    parser.add_argument("--version", action="version", version=f"shmr {version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
 
 
-def _version() -> str:
+def version() -> str:
+    """What pip has installed."""
     try:
         return importlib.metadata.version("shmr")
     except importlib.metadata.PackageNotFoundError:

@@ -21,7 +21,7 @@ from shmr.archive.shift import Shift
 from shmr.archive.sources import lots_of
 from shmr.archive.victims import DEAD_SHARE_PRESSED
 from shmr.config import Config, load
-from shmr.errors import NoSpace, SetupError
+from shmr.errors import NoSpace, SetupError, ShmrError, Unfinished
 from shmr.service.choosing import Move, Wish, chosen, is_source, pool_named
 from shmr.service.following import Follower, Stop, Watcher, nobody_stops
 from shmr.service.forecasting import Forecaster, Space
@@ -37,10 +37,20 @@ READERS = 4
 """Threads that gather; each drive that is written to has one of its own."""
 
 
+@dataclass(slots=True)
+class Route:
+    """Bytes of files that went from one of the pools `sources` to `target`."""
+
+    sources: tuple[str, ...]
+    target: str
+    moved_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Compaction:
     """What was done, or with `dry_run` would be. Bytes are those of files.
 
+    `routes` are what was asked for, or what the rules say; none where they call nothing cold.
     `unreadable` says of inodes why they stayed where they are, `failed` of drives, by their paths,
     how they failed: nothing more was written to them, others took it. `stopped`: somebody asked
     for it, and the rest is left for the next run. `space` is what would be free then, and
@@ -50,6 +60,7 @@ class Compaction:
 
     dry_run: bool
     stopped: bool = False
+    routes: tuple[Route, ...] = ()
     moved_bytes: int = 0
     waiting_bytes: int = 0
     segments: int = 0
@@ -82,9 +93,11 @@ def compact(
     are names of pools. Files that are named move at once, also where they do not fill half a
     segment, as all does with `flush`. `limit_rate` is in bytes per second.
 
-    Raises SetupError (mounted, no such pool, no room in it), DriveError, NoSpace, IntegrityError;
-    what was moved before stays moved.
+    Raises SetupError (mounted, no such pool), DriveError, NoSpace, IntegrityError before anything
+    is moved, and Unfinished afterwards.
     """
+    if "" in paths:
+        raise SetupError("an empty path (an unset variable?); / is the whole filesystem")
     wish = Wish(tuple(inodes), tuple(paths), source, target, everything)
     flush = flush or wish.names_files
     config = load(config_path)
@@ -105,7 +118,11 @@ def compact(
         follower = Follower(watcher, status)
         control = follower.control(stop, limit_rate)
         shift = Shift(volume, pools, control=control, readers=READERS)
-        stopped = False
+        routes: list[Route] = []
+
+        def told(*, stopped: bool = False) -> Compaction:
+            return _told(shift.report, routes, stopped)
+
         try:
             while volume.reaper.step():
                 control.check()
@@ -113,22 +130,33 @@ def compact(
             first = volume.context.reader.store.next_number
             moves = chosen(config, volume, pools, wish, time.time_ns())
             follower.plan(_size(volume, config, pools, moves))
-            for move in moves:
-                _move(shift, volume, config, pools, move, flush)
-            if not wish.names_files:
-                for pool in pools:
-                    _clean(shift, pool, flush, first)
+            try:
+                for move in moves:
+                    routes.append(Route(tuple(sorted(move.sources)), move.target))
+                    before = shift.report.moved_bytes
+                    try:
+                        _move(shift, volume, config, pools, move, flush)
+                    finally:
+                        routes[-1].moved_bytes = shift.report.moved_bytes - before
+                if not wish.names_files:
+                    for pool in pools:
+                        _clean(shift, pool, flush, first)
+            except Stopped:
+                raise
+            except (ShmrError, OSError) as error:
+                raise Unfinished(error, told()) from error
         except Stopped:
-            stopped = True
+            return told(stopped=True)
         finally:
             status.ended()
-        return _told(shift.report, stopped)
+        return told()
 
 
-def _told(report: Report, stopped: bool) -> Compaction:
+def _told(report: Report, routes: Sequence[Route], stopped: bool) -> Compaction:
     return Compaction(
         False,
         stopped,
+        tuple(routes),
         report.moved_bytes,
         report.waiting_bytes,
         report.segments,
@@ -162,22 +190,33 @@ def _move(
 def _move_to_archive(
     shift: Shift, lots: Callable[[], Iterator[Lot]], pool: Pool, flush: bool
 ) -> None:
-    """Move what is left of these lots; where zones run out, dead bytes make room for the rest."""
+    """Move what is left of these lots; where zones run out, dead bytes make room for the rest.
+
+    As long as that helps: each time less has to be left than the time before. Raises as
+    `Shift.to_archive` does.
+    """
+    left_before: int | None = None
     while True:
-        retired = shift.report.retired
         try:
             run_inline(shift.to_archive(lots(), pool, flush=flush))
             return
         except NoPlace:
+            left = sum(lot.length for lot in lots())
+            if left_before is not None and left >= left_before:
+                raise
+            left_before = left
             logger.info("pool %r: zones run out; segments with dead bytes are cleaned", pool.name)
-            _make_room(shift, pool, sum(lot.length for lot in lots()))
-            if shift.report.retired == retired:
+            if not _make_room(shift, pool, left):
                 raise
 
 
-def _make_room(shift: Shift, pool: Pool, wanted_bytes: int) -> None:
-    """Clean what wins anything; half a segment only if nothing else is won."""
+def _make_room(shift: Shift, pool: Pool, wanted_bytes: int) -> bool:
+    """Clean what wins anything; half a segment only if nothing else is won. False: nothing went.
+
+    What this writes is not written again by it, however little it holds.
+    """
     retired = shift.report.retired
+    newest = shift.volume.context.reader.store.next_number
     for flush in (False, True):
         try:
             run_inline(
@@ -186,12 +225,14 @@ def _make_room(shift: Shift, pool: Pool, wanted_bytes: int) -> None:
                     flush=flush,
                     wanted_bytes=wanted_bytes,
                     dead_share_min=DEAD_SHARE_PRESSED,
+                    before=newest,
                 )
             )
         except NoPlace as error:
             logger.info("%s", error)
         if shift.report.retired != retired:
-            return
+            return True
+    return False
 
 
 def _clean(shift: Shift, pool: Pool, flush: bool, before: int) -> None:

@@ -6,15 +6,18 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from shmr.cli.compact import build_parser, main
 from shmr.config import load
-from shmr.errors import SetupError
+from shmr.errors import SetupError, Unfinished
+from shmr.format.fragment import file_name
 from shmr.format.rows import ROOT
 from shmr.service import compact
 from shmr.service.assemble import create_filesystem, open_drives, open_filesystem
+from shmr.service.compact import Compaction, Route
 from shmr.testing.trial import scratch
 from shmr.volume.attributes import AttributeChange
 from shmr.volume.context import Caller
@@ -46,29 +49,34 @@ pools:
 def config() -> Iterator[Path]:
     """A filesystem of three old files, one of them to be kept, and a new one."""
     with scratch() as base:
-        path = base / "config.yaml"
-        path.write_text(CONFIG.format(base=base))
-        for name in ("w", "c1", "c2"):
-            (base / name).mkdir()
-        settings = load(path)
-        create_filesystem(settings)
-        drives = open_drives(settings, degraded=False)
-        volume = open_filesystem(settings, drives, read_only=False, degraded=False)
-        directory = volume.names.create(ROOT, b"keep", 0o040755, ME).number
-        rng = random.Random(1)
-        for parent, name, old in (
-            (ROOT, b"old1", True),
-            (ROOT, b"old2", True),
-            (directory, b"old3", True),
-            (ROOT, b"new", False),
-        ):
-            number = volume.names.create(parent, name, 0o100644, ME).number
-            volume.data.write(number, 0, rng.randbytes(300_000))
-            if old:
-                volume.attributes.set(number, AttributeChange(mtime_ns=10**18))
-        volume.close()
-        drives.close()
-        yield path
+        yield filled(base, CONFIG)
+
+
+def filled(base: Path, text: str) -> Path:
+    """The configuration of such a filesystem, which is made."""
+    path = base / "config.yaml"
+    path.write_text(text.format(base=base))
+    for name in ("w", "c1", "c2", "c3"):
+        (base / name).mkdir()
+    settings = load(path)
+    create_filesystem(settings)
+    drives = open_drives(settings, degraded=False)
+    volume = open_filesystem(settings, drives, read_only=False, degraded=False)
+    directory = volume.names.create(ROOT, b"keep", 0o040755, ME).number
+    rng = random.Random(1)
+    for parent, name, old in (
+        (ROOT, b"old1", True),
+        (ROOT, b"old2", True),
+        (directory, b"old3", True),
+        (ROOT, b"new", False),
+    ):
+        number = volume.names.create(parent, name, 0o100644, ME).number
+        volume.data.write(number, 0, rng.randbytes(300_000))
+        if old:
+            volume.attributes.set(number, AttributeChange(mtime_ns=10**18))
+    volume.close()
+    drives.close()
+    return path
 
 
 def test_what_the_rules_call_cold_moves(config: Path) -> None:
@@ -120,10 +128,31 @@ def test_a_wish_that_makes_no_sense_is_refused_with_the_reason(
 
 def test_a_pool_without_enough_drives_is_an_error_that_names_it(config: Path) -> None:
     (config.parent / "c2").rename(config.parent / "away")
-    with pytest.raises(SetupError, match=r"pool 'cold': 2 different drives are needed"):
+    with pytest.raises(Unfinished, match=r"pool 'cold': 2 different drives are needed") as found:
         compact(config, flush=True)
+    assert cast(Compaction, found.value.done).routes == (Route(("work",), "cold", 0),)
     (config.parent / "away").rename(config.parent / "c2")
     assert compact(config, flush=True).moved_bytes == 600_000
+
+
+def test_a_drive_that_fails_is_done_without_and_the_command_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with scratch() as base:
+        third = "{{path: {base}/c2}}, {{path: {base}/c3}}"
+        config = filled(base, CONFIG.replace("{{path: {base}/c2}}", third))
+        [planned] = compact(config, everything=True, flush=True, dry_run=True).forecasts
+        chosen = max(planned.drives, key=lambda drive: drive.write_bytes).label
+        for number in range(100):
+            for index in range(2):
+                # In the way of whatever the drive would take.
+                (Path(chosen) / file_name(number, index, 1)).mkdir()
+        assert main([str(config), "--all", "--flush", "--to", "cold"]) == 1
+        said = capsys.readouterr().out
+        assert "moved 1.1 MiB" in said
+        assert f"drive {chosen}: claim failed: File exists: others took its part" in said
+        assert said.count("others took its part") == 1
+        assert compact(config, everything=True, flush=True).moved_bytes == 0
 
 
 def test_nothing_is_made_where_there_is_no_filesystem() -> None:
@@ -143,11 +172,16 @@ def test_the_command_reports_and_ends_with_its_codes(
     assert main([str(config), "--flush", "--dry-run"]) == 0
     assert "to cold: 585.9 KiB of 2 files, in 1 segments" in capsys.readouterr().out
     assert main([str(config), "--flush"]) == 0
-    assert "moved 585.9 KiB, 1 segment written" in capsys.readouterr().out
+    assert "moved 585.9 KiB from work to cold\n1 segment written" in capsys.readouterr().out
+    assert main([str(config), "--from", "work"]) == 0
+    assert "nothing was moved: the rules call nothing cold" in capsys.readouterr().out
     assert main([str(config), "--all", "--from", "cold", "--to", "work", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["moved_bytes"] == 600_000
     assert main([str(config), "--path", "old9"]) == 1
     assert "shmr-compact: old9: not found" in capsys.readouterr().err
+    assert main([str(config), "--path", ""]) == 1
+    said = capsys.readouterr()
+    assert "an empty path" in said.err and not said.out
 
 
 def test_a_wrong_command_line_ends_with_2() -> None:
