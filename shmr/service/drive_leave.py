@@ -20,7 +20,7 @@ from shmr.service.following import Terms
 from shmr.service.offline import unmounted
 from shmr.service.rehousing import Job
 from shmr.volume import members
-from shmr.volume.damage import damage_row
+from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row
 from shmr.volume.known_pools import known_pools, remember
 from shmr.volume.volume import Volume
@@ -95,7 +95,8 @@ def leave(volume: Volume, found: FoundDrive) -> str:
         known=known_pools(volume.catalog).get(found.pool.id),
     )
     remember(volume, now)
-    volume.context.apply([state_row(found.drive, DriveState.NORMAL), damage_row(found.drive, 0)])
+    rows = mended_rows(volume.catalog, found.drive)
+    volume.context.apply([state_row(found.drive, DriveState.NORMAL), *rows])
     volume.commits.now()
     return f"take {found.label} out of the config, if it is there"
 

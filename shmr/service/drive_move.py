@@ -30,7 +30,7 @@ from shmr.service.drive_leave import leave
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
 from shmr.service.rehousing import Job, Rehoused
-from shmr.volume.damage import damage_row
+from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row
 from shmr.volume.volume import Volume
 
@@ -178,7 +178,7 @@ def _empty(
         if not left:
             job.do(job.rehousing.evacuate(pool, found.drive))
         if not left and not terms.dry_run:
-            volume.context.apply([damage_row(found.drive, 0)])
+            volume.context.apply(mended_rows(volume.catalog, found.drive))
         advice: tuple[str, ...] = ()
         if job.shortage is not None:
             advice = ("add a drive to the pool (`shmr drive add`), or replace this one",)

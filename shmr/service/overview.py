@@ -26,7 +26,7 @@ from shmr.service.next_shift import NextShift, next_shift
 from shmr.service.survey import Survey, Surveyed
 from shmr.service.whereabouts import LOST, Finder, Part, Whereabouts, looking
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
-from shmr.volume.damage import damage_name
+from shmr.volume.damage import PREFIX, damaged
 from shmr.volume.drive_states import known_state, state_name
 
 LIVENESS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -240,7 +240,7 @@ def _drive(drive: Surveyed, reading: Reading, dead_bytes: int, bad: int) -> Driv
         drive.used_bytes,
         dead_bytes,
         known_state(number).name.lower(),
-        0 if known is None else reading.state(damage_name(known)),
+        sum(units for one, units in damaged(reading.states(PREFIX)).items() if one.drive == known),
         bad,
     )
 

@@ -24,7 +24,7 @@ from shmr.service.status import (
     StatusFacts,
     StatusWriter,
 )
-from shmr.volume.damage import note_damage
+from shmr.volume.damage import DamagedFragment, damaged_in, note_damage
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger("shmr.service")
@@ -50,7 +50,7 @@ class Watch:
         """Until cancelled. Raises nothing: it must not end the mount."""
         while True:
             try:
-                note_damage(volume)
+                note_damage(volume.context)
                 if self._writer is not None:
                     facts = await self._facts(volume)
                     # Waited for also when cancelled: `ended` is to have the last word.
@@ -122,7 +122,12 @@ def _members(volume: Volume) -> set[str]:
 def _damaged(volume: Volume) -> Counter[str]:
     """By path, how many units were found damaged and wait for the scrubber."""
     gather = volume.context.gather
-    return Counter(gather.fragments.label(finding.drive) for finding in gather.findings.all())
+    found = Counter(DamagedFragment(*finding[:4]) for finding in gather.findings.all())
+    drives: Counter[str] = Counter()
+    # Of each fragment what is remembered, or more that was found and could not be noted.
+    for one, units in (found | Counter(damaged_in(volume.catalog))).items():
+        drives[gather.fragments.label(one.drive)] += units
+    return drives
 
 
 def _jobs(volume: Volume) -> tuple[JobStatus, ...]:

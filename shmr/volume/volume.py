@@ -31,6 +31,7 @@ from shmr.volume.checkpoint import Checkpoints
 from shmr.volume.cleaner import Cleaner
 from shmr.volume.commits import Commits
 from shmr.volume.context import Context
+from shmr.volume.damage import note_damage
 from shmr.volume.data import Data
 from shmr.volume.handles import Handles
 from shmr.volume.holes import Holes
@@ -98,6 +99,7 @@ class Volume:
         if self.read_only is None:
             try:
                 self._free_orphans()
+                note_damage(self.context)
                 self.checkpoints.run()
                 # One more COMMIT claims the last one durable: no bit of that can look torn then.
                 self.commits.now()

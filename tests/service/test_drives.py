@@ -347,10 +347,10 @@ def test_damage_that_was_found_is_remembered_until_the_drive_is_empty(place: Pla
             assert bytes(plan.fetch()) == content
             plan.release()
         found = len(volume.context.gather.findings.all())
-        note_damage(volume)
+        note_damage(volume.context)
         volume.context.gather.findings.take()
         # What a later one finds less of is no news.
-        note_damage(volume)
+        note_damage(volume.context)
 
     def errors() -> dict[str, int]:
         drives = service.overview(place.config).pools[1].drives

@@ -25,7 +25,7 @@ from shmr.service.overview import LogView, Overview, RedundancyView, overview
 from shmr.service.survey import survey
 from shmr.service.topology import Piece, topology
 from shmr.units import KIB, MIB
-from shmr.volume.damage import damage_row
+from shmr.volume.damage import DamagedFragment
 
 SEGMENT, CODED, COPIED = 900, 901, 902
 UNIT = 64 * KIB
@@ -255,7 +255,7 @@ def test_what_is_wrong_with_a_drive_is_counted(world: World) -> None:
     assert filesystem is not None and place is not None
     drive = next(d for d in survey(load(world.config), filesystem).drives if "smr2" in d.path)
     assert drive.drive is not None
-    catalog.apply([damage_row(drive.drive, 7)])
+    catalog.apply([DamagedFragment(drive.drive, CODED, 1, 1).row(7)])
     catalog.checkpoint(filesystem, place, COPIED + 1)
     catalog.close()
     smr = overview(world.config).pools[1]
