@@ -164,6 +164,7 @@ class Writing:
             tuple(Placed(drive, 1) for drive in drives),
         )
         self.files: list[FragmentFile] = []
+        self._claimed: set[int] = set()
         self._ats = [stowed.at for stowed in shipment.stowed]
         self._pending: deque[list[Future[Any]]] = deque()
 
@@ -203,6 +204,7 @@ class Writing:
         def begin(index: int) -> None:
             header, (drive, generation) = headers[index], archived.fragments[index]
             file = self._fragments.claim(drive, self.number, index, generation, header.length)
+            self._claimed.add(index)
             try:
                 made.append(FragmentFile(drive, header, file))
             except BaseException:
@@ -328,7 +330,8 @@ class Writing:
 
     def discard(self) -> None:
         """Remove what was written. What a drive refuses to discard stays as a stray."""
-        for index, (drive, generation) in enumerate(self.archived.fragments):
+        for index in sorted(self._claimed):
+            drive, generation = self.archived.fragments[index]
             try:
                 self._fragments.discard(drive, self.number, index, generation)
             except DriveError as error:

@@ -125,6 +125,6 @@ def test_a_drive_that_fails_while_several_segments_are_under_way_is_done_without
     struck = 0
     for _ in range(12):
         struck += strike(
-            site, rng.randrange(4), fault, rng.randrange(120), readers=rng.choice((0, 3))
+            site, rng.randrange(4), fault, rng.randrange(60), readers=rng.choice((0, 3))
         )
     assert struck > 4
