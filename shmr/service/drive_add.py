@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from shmr.archive.pool import Pool
 from shmr.codec import self_test
@@ -36,7 +37,7 @@ def drive_add(
     config = load(config_path)
     wanted = [configured(config, path) for path in paths]
     for pool, entry in wanted:
-        with unmounted(config, read_only=False) as (volume, pools):
+        with unmounted(besides(config, entry), read_only=False) as (volume, pools):
             add(config, volume, pools, pool, entry)
     told = [f"{entry.path} is a drive of pool {pool.name!r}" for pool, entry in wanted]
     with unmounted(config, read_only=True) as (_, pools):
@@ -51,16 +52,40 @@ def drive_add(
     return tuple(told)
 
 
+def besides(config: Config, entry: DriveConfig) -> Config:
+    """The config without a drive that nobody has used: nothing is degraded by it not being there.
+
+    And without its pool if that has no other.
+    """
+    try:
+        with closing(opened(entry)) as drive:
+            used = _superblock(drive) is not None
+    except (SetupError, DriveError):
+        used = True
+    if used:
+        return config
+    pools = (
+        replace(pool, drives=tuple(one for one in pool.drives if one != entry))
+        for pool in config.pools
+    )
+    return replace(config, pools=tuple(pool for pool in pools if pool.drives))
+
+
 def add(
     config: Config, volume: Volume, pools: Sequence[Pool], wanted: PoolConfig, entry: DriveConfig
 ) -> None:
-    """One drive joins its pool, or begins it. Raises SetupError, DriveError."""
+    """One drive joins its pool, or begins it. It is not opened by the volume, if it is bare.
+
+    Raises SetupError, DriveError.
+    """
     pool = next((pool for pool in pools if pool.name == wanted.name), None)
     with closing(opened(entry)) as drive:
         drive_id = identity(config, volume, pool, drive)
         if drive_id is None:
             return
         if _superblock(drive) is None:
+            if not drive.lock():
+                raise SetupError(f"{entry.path}: another process holds it")
             # Torn ones are what a cut-off `add` leaves.
             for name in _superblocks(drive):
                 drive.discard(name)
