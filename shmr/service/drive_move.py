@@ -16,7 +16,8 @@ from shmr.archive.redistribute import Fill, plan_balance, plan_emptying
 from shmr.config import Config, DriveConfig, PoolConfig, load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
-from shmr.service.drive_add import add, identity, opened
+from shmr.format.fragment import BLOCK
+from shmr.service.drive_add import add, besides, identity, opened
 from shmr.service.drive_find import (
     FoundDrive,
     NoMember,
@@ -73,7 +74,7 @@ def drive_replace(
     """
     config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
     pool_entry, entry = configured(config, new)
-    with unmounted(config, read_only=dry_run) as (volume, pools):
+    with unmounted(besides(config, entry), read_only=dry_run) as (volume, pools):
         try:
             found = _old(config, volume, pools, old, pool_entry, entry)
         except NoMember as error:
@@ -133,7 +134,9 @@ def _imagined(
     if there is not None:
         yield pool, there
         return
-    with closing(opened(entry)) as drive:
+    # Its superblock takes a block.
+    size = None if entry.size_bytes is None else entry.size_bytes - BLOCK
+    with closing(opened(replace(entry, size_bytes=size))) as drive:
         imagined = identity(config, volume, pool, drive)
         assert imagined is not None, "it would be there"
         volume.context.fragments.drives[imagined] = drive
@@ -181,7 +184,8 @@ def _empty(
             volume.context.apply(mended_rows(volume.catalog, found.drive))
         advice: tuple[str, ...] = ()
         if job.shortage is not None:
-            advice = ("add a drive to the pool (`shmr drive add`), or replace this one",)
+            other = "replace this one" if onto is None else "replace it by a larger one"
+            advice = (f"add a drive to the pool (`shmr drive add`), or {other}; then run it again",)
         elif not left and onto is None and not terms.dry_run:
             verb = "remove" if found.there is not None else "forget"
             advice = (f"nothing is on it any more: `shmr drive {verb}` takes it out of the pool",)

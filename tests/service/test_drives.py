@@ -13,7 +13,7 @@ import pytest
 
 from shmr import service
 from shmr.config import load
-from shmr.errors import SetupError
+from shmr.errors import DriveError, SetupError, ShmrError
 from shmr.format.rows import ROOT, Row, Table
 from shmr.service.drive_list import ListedDrive
 from shmr.service.offline import unmounted
@@ -347,9 +347,8 @@ def test_damage_that_was_found_is_remembered_until_the_drive_is_empty(place: Pla
             assert bytes(plan.fetch()) == content
             plan.release()
         found = len(volume.context.gather.findings.all())
-        note_damage(volume.context)
-        volume.context.gather.findings.take()
-        # What a later one finds less of is no news.
+    # What a later one finds less of is no news.
+    with unmounted(load(place.config), read_only=False) as (volume, _):
         note_damage(volume.context)
 
     def errors() -> dict[str, int]:
@@ -445,13 +444,23 @@ def name_new_pool(place: Place) -> None:
     place.config.write_text(place.config.read_text() + NEW_POOL)
 
 
+def test_adding_a_drive_warns_of_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "ef":
+        (place.base / name).mkdir()
+    place.configure("abcde")
+    service.drive_add(place.config, place.path("e"))
+    place.configure("bcdef")
+    service.drive_replace(place.config, place.path("b"), place.path("f"))
+    assert "/f" not in caplog.text and "/e" not in caplog.text
+
+
 def test_a_pool_that_is_new_in_the_config_begins_with_its_first_drive(place: Place) -> None:
     name_new_pool(place)
     with pytest.raises(SetupError, match="drive add"):
         service.drive_rebalance(place.config, "cellar")
     told = service.drive_add(place.config, place.path("x"))
-    assert "has 1 drives, and needs 2" in told[1]
-    with pytest.raises(SetupError, match="2 different drives are needed"):
+    assert "has 1 of the 2 drives" in told[1]
+    with pytest.raises(ShmrError, match="2 different drives are needed"):
         service.compact(place.config, everything=True, source="cold", target="cellar")
     place.assert_files()
     assert len(service.drive_add(place.config, place.path("y"), place.path("x"))) == 2
@@ -498,6 +507,51 @@ def test_schemes_are_tried_before_a_pool_relies_on_them(
     with pytest.raises(SetupError, match=r"2[+]1 decodes to wrong bytes"):
         Place(tmp_path / "other")
     assert not any((tmp_path / "other").rglob("superblock*"))
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+@pytest.mark.parametrize("which", ["the source", "a target", "a bystander"])
+def test_a_drive_that_is_pulled_in_the_middle_costs_no_byte(
+    place: Place, which: str, at: int
+) -> None:
+    place.fill(2)
+    # Wide enough to lose the one that is pulled, and to have a place for all beside it.
+    for name in "efg":
+        (place.base / name).mkdir()
+    place.configure("abcdefg")
+    service.drive_add(place.config, *(place.path(name) for name in "efg"))
+    service.drive_state(place.config, place.path("g"), "prefer")
+    for name in "ef":
+        service.drive_state(place.config, place.path(name), "avoid")
+    pulled = {"the source": "a", "a target": "g", "a bystander": "c"}[which]
+    calls = 0
+
+    def pull(phase: str, done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            # Its disk is gone: what is open stays open, as it may, and nothing else is there.
+            (place.base / pulled).rename(place.base / "pulled")
+            for path in (place.base / "pulled").iterdir():
+                path.unlink()
+
+    try:
+        done = service.drive_drain(place.config, place.path("a"), watcher=pull)
+    except DriveError as error:
+        assert which == "a target" and place.path("g") in str(error)
+    else:
+        assert done.is_complete
+    assert calls >= at
+    place.assert_files()
+    again = service.drive_drain(place.config, place.path("a"))
+    assert again.is_complete
+    # What was pulled is rebuilt in its turn, and then everything is as it should be.
+    if which != "the source":
+        assert service.drive_drain(place.config, place.path(pulled)).is_complete
+        service.drive_forget(place.config, place.path(pulled))
+    place.assert_files()
+    shutil.rmtree(place.base / "d")
+    place.assert_files()
 
 
 def test_new_drives_get_their_share(place: Place) -> None:
