@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 STEP_BYTES = 32 * MIB
 """So much of files is gathered at a time."""
-RUN_BYTES = MIB
-"""So much of one fragment is read and appended in one call: each costs a switch of threads."""
+RUN_UNITS = 4
+"""So many units of a fragment are read and appended in one call: each costs a switch of threads."""
 STEPS_AHEAD = 2
 """So many steps may wait for the drives."""
 HASTEN_BYTES = 4 * MIB
@@ -222,13 +222,14 @@ class Writing:
     def _stripes(self, some: range) -> Work[int]:
         """Gather, encode and append these stripes; returns the bytes of files in them."""
         runs: list[list[_Run]] = []
-        count = max(1, RUN_BYTES // self._geometry.unit_bytes)
         try:
-            for first in range(some.start, some.stop, count):
+            for first in range(some.start, some.stop, RUN_UNITS):
                 wide: list[_Run] = []
                 runs.append(wide)
                 for fragment in range(self._geometry.k):
-                    wide.append(self._plan(fragment, range(first, min(first + count, some.stop))))
+                    wide.append(
+                        self._plan(fragment, range(first, min(first + RUN_UNITS, some.stop)))
+                    )
             size = sum(p.plan.size for wide in runs for run in wide for p in run.parts)
             yield lambda: self._transfer(runs, size)
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shmr.archive import verify, write
 from shmr.archive.control import Control
 from shmr.archive.plan import Lot
 from shmr.archive.pool import Pool
@@ -40,13 +41,16 @@ SCHEMES = {
 
 @contextmanager
 def small_limits() -> Iterator[None]:
-    """Journal segments that fit into a zone, and little address space for each catalog."""
-    usual = log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES
+    """Journal segments that fit into a zone, little address space for each catalog, and several
+    steps to each segment."""
+    usual = log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES, write.STEP_BYTES
     log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES = 160 * KIB, GIB
+    write.STEP_BYTES = verify.STEP_BYTES = 96 * KIB
     try:
         yield
     finally:
-        log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES = usual
+        log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES, write.STEP_BYTES = usual
+        verify.STEP_BYTES = usual[2]
 
 
 def pool_of(

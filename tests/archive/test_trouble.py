@@ -178,7 +178,7 @@ def test_what_was_moved_before_a_drive_vanished_that_is_needed_stays_moved(place
     site = Site(place, pool)
     volume = site.open()
     site.fill(volume, count=60)
-    vanishing(site, 1, 330)
+    vanishing(site, 1, 150)
     with pytest.raises(DriveError, match="zones free"):
         site.shift(volume, pool)
     site.world.observer = None

@@ -312,9 +312,17 @@ def _shift(config_path: str, *, verified: bool) -> None:
         "user": used.ru_utime,
         "system": used.ru_stime,
         "faults": float(used.ru_minflt),
-        "memory": float(used.ru_maxrss * KIB),
+        "memory": float(_memory_max_bytes()),
     }
     print(json.dumps({"moved_bytes": done.moved_bytes, **spent}))
+
+
+def _memory_max_bytes() -> int:
+    """Of this process; ru_maxrss would have that of the one that started it, too."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * KIB
+    return 0
 
 
 if __name__ == "__main__":
