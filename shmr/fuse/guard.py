@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import struct
 
 from shmr.drive.seam import Buffer
 from shmr.errors import DriveError, IntegrityError, Refused
+from shmr.fuse import protocol
 from shmr.fuse.protocol import GID, NODE, OPCODE, PID, UID, Head, Opcode
 
 logger = logging.getLogger("shmr.fuse")
@@ -26,6 +28,7 @@ ROOM_TRIES = 16
 """How often a request that found no space is tried again."""
 _ERRNO_END = 512
 _SHOWN_BYTES = 120
+_RANGES: dict[int, struct.Struct] = {Opcode.READ: protocol.READ, Opcode.WRITE: protocol.WRITE}
 
 
 def answer_to(error: Exception, head: Head, body: Buffer) -> int:
@@ -47,6 +50,13 @@ def described(head: Head, body: Buffer) -> str:
         name = Opcode(head[OPCODE]).name
     except ValueError:
         name = f"request {head[OPCODE]}"
-    shown = f"{bytes(body[:_SHOWN_BYTES])!r}{'...' if len(body) > _SHOWN_BYTES else ''}"
     sender = f"pid {head[PID]} uid {head[UID]} gid {head[GID]}"
-    return f"{name} of inode {head[NODE]} by {sender} with {shown}"
+    return f"{name} of inode {head[NODE]} by {sender} {_content(head[OPCODE], body)}"
+
+
+def _content(opcode: int, body: Buffer) -> str:
+    layout = _RANGES.get(opcode)
+    if layout is not None and len(body) >= layout.size:
+        _, offset, size, *_ = layout.unpack_from(body)
+        return f"at offset {offset}, {size} bytes,"
+    return f"with {bytes(body[:_SHOWN_BYTES])!r}{'...' if len(body) > _SHOWN_BYTES else ''}"

@@ -15,6 +15,7 @@ from shmr.catalog import store as catalog_store
 from shmr.codec import self_test
 from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.directory import DirectoryDrive
+from shmr.drive.holder import holder_of
 from shmr.drive.impatient import CLOSING_S, Answer, ImpatientDrive
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
@@ -192,8 +193,8 @@ def _lock_workspace(drive: DirectoryDrive, config: Config) -> None:
         raise SetupError(f"{error}; is the drive writable?") from error
     if not held:
         raise SetupError(
-            f"filesystem {config.filesystem!r} is in use: another process holds {drive.label}; "
-            "it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
+            f"filesystem {config.filesystem!r} is in use: {holder_of(drive.label)} holds "
+            f"{drive.label}; it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
         )
 
 

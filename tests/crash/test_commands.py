@@ -79,7 +79,8 @@ def test_a_filesystem_is_mounted_once(make_filesystem: Make) -> None:
     second = filesystem.base / "second"
     second.mkdir()
     for arguments in ((), ("--read-only",), ("--degraded",)):
-        assert "in use" in fails(filesystem, "mount", *arguments, config, second)
+        message = fails(filesystem, "mount", *arguments, config, second)
+        assert "in use" in message and f"process {filesystem.processes()[0]} " in message
     assert fails(filesystem, "create", config)
     assert not is_mounted(second)
     assert (place / "file").read_bytes() == b"content"

@@ -444,6 +444,21 @@ def test_an_unexpected_failure_is_logged_with_the_request_and_its_traceback(
     assert "ZeroDivisionError: planned" in caplog.text
 
 
+def test_a_read_that_fails_is_logged_with_its_offset_and_size(
+    mount: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open(mount.path / "file", "wb+", buffering=0) as file:
+        file.write(bytes(8192))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        # The kernel reads ahead, and once more when that fails.
+        mount.volume.failures["plan_read"] = [IntegrityError("planned") for _ in range(4)]
+        with pytest.raises(OSError, match="Input/output"):
+            os.pread(file.fileno(), 4096, 4096)
+        mount.volume.failures.clear()
+    assert "READ of inode" in caplog.text and "at offset 4096, 4096 bytes, failed" in caplog.text
+
+
 def test_failures_of_requests_without_an_answer_are_survived(mount: Served) -> None:
     mount.volume.failures["closed"] = [RuntimeError("planned")]
     mount.volume.failures["forgotten"] = [RuntimeError("planned")]
