@@ -189,6 +189,18 @@ class FragmentStore:
                             found[unit] = error
         return found
 
+    def prefetch(
+        self, segment: int, archived: Archived, index: int, offset: int, length: int
+    ) -> None:
+        """Have the drive read these bytes of a fragment's units before they are wanted.
+
+        Raises DriveError.
+        """
+        length = min(length, archived.data_bytes - offset)
+        if length > 0:
+            with self._using(_key(segment, archived, index)) as file:
+                file.prefetch(BLOCK + offset, length)
+
     def table(self, segment: int, archived: Archived, index: int) -> bytes:
         """The table of extents as it stands in a fragment, verified against its footer.
 

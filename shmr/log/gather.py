@@ -32,6 +32,7 @@ from shmr.log.decode import Decoder
 from shmr.log.findings import Finding, Findings
 from shmr.log.fragments import FragmentStore, Outcome
 from shmr.log.lane import Lane, Ticket
+from shmr.log.readahead import LEAST_BYTES, Readahead
 from shmr.units import MIB
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Gather:
         self._lock = threading.Lock()
         self._lanes: dict[bytes, Lane] = {}
         self._closed = False
+        self._readahead = Readahead()
 
     def read(self, segment: int, archived: Archived, address: int, length: int) -> bytes:
         """Bytes of the segment's address space, verified. Raises IntegrityError, DriveError."""
@@ -79,6 +81,8 @@ class Gather:
         missing = [place for place in places if place not in units]
         if missing:
             found = self.units(segment, archived, missing)
+            # Behind them: what is wanted now waits for nothing else.
+            self._read_ahead(segment, archived, pieces)
             self._cache.keep(segment, found)
             units |= found
         return _joined(pieces, units)
@@ -98,6 +102,23 @@ class Gather:
         Raises IntegrityError, DriveError.
         """
         return _Gathering(self, segment, archived, places).run()
+
+    def _read_ahead(self, segment: int, archived: Archived, pieces: Iterable[Piece]) -> None:
+        """Keep the drives ahead of streams: while one part is verified, the next is on its way."""
+        ranges: dict[int, tuple[int, int]] = {}
+        for fragment, unit, at, length in pieces:
+            start = unit * archived.unit_bytes + at
+            ranges[fragment] = ranges.get(fragment, (start, 0))[0], start + length
+        for fragment, (start, end) in ranges.items():
+            if end - start < LEAST_BYTES:
+                continue
+            with self._lock:
+                wanted = self._readahead.note((segment, fragment), start, end)
+            drive = archived.fragments[fragment].drive
+            lane = self.lane(drive) if wanted and drive in self.fragments.drives else None
+            if wanted is not None and lane is not None and not lane.stalled:
+                call = partial(self.fragments.prefetch, segment, archived, fragment, *wanted)
+                lane.call(Ticket(call, SimpleQueue()))
 
     def lane(self, drive: bytes) -> Lane | None:
         """The threads of a drive; None where reads are made in the thread that asks."""

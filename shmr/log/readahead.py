@@ -2,10 +2,13 @@
 
 The kernel reads ahead in the mount, but in requests that each wait for the drive; on the drive's
 own file it sees reads that do not wait (RWF_NOWAIT) and reads little ahead. So a stream of large
-reads through a segment is recognised here, and the drive kept a window ahead of it.
+reads through a file, of a segment or of a fragment, is recognised here, and the drive kept a window
+ahead of it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable
 
 from shmr.units import KIB, MIB
 
@@ -18,23 +21,23 @@ _STREAMS_MAX = 64
 
 
 class Readahead:
-    """Streams through segments: where each is, and how far ahead of it the drive was told."""
+    """Streams through files: where each is, and how far ahead of it the drive was told."""
 
     def __init__(self) -> None:
-        self._streams: dict[int, tuple[int, int]] = {}
+        self._streams: dict[Hashable, tuple[int, int]] = {}
 
-    def note(self, segment: int, start: int, end: int) -> tuple[int, int] | None:
-        """Bytes [start, end) of a segment are read: the (offset, length) to fetch now, or None."""
-        known = self._streams.get(segment)
+    def note(self, file: Hashable, start: int, end: int) -> tuple[int, int] | None:
+        """Bytes [start, end) of a file are read: the (offset, length) to fetch now, or None."""
+        known = self._streams.get(file)
         if known is None or not known[0] - SLACK_BYTES <= start <= known[0] + SLACK_BYTES:
             if len(self._streams) >= _STREAMS_MAX:
                 self._streams.clear()
-            self._streams[segment] = end, end
+            self._streams[file] = end, end
             return None
         position, ahead = max(known[0], end), known[1]
         if ahead - position >= WINDOW_BYTES // 2:
-            self._streams[segment] = position, ahead
+            self._streams[file] = position, ahead
             return None
         begin, until = max(ahead, position), position + WINDOW_BYTES
-        self._streams[segment] = position, until
+        self._streams[file] = position, until
         return begin, until - begin

@@ -19,12 +19,12 @@ from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived
 from shmr.format.fragment import BLOCK, Code
-from shmr.log import decode, gather
+from shmr.log import decode, gather, readahead
 from shmr.log.decode import restored
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather
 from shmr.log.lane import CROWD, LATE_MAX, Ticket
-from shmr.testing.hanging import HangingDrive
+from shmr.testing.hanging import HangingDrive, HangingFile
 from tests.archived import FILESYSTEM, UNIT, Pool
 
 SCHEMES = [(1, 0), (1, 1), (1, 2), (2, 1), (4, 2), (8, 3), (10, 4)]
@@ -344,6 +344,56 @@ def test_any_unit_can_be_had_whole_for_writing_its_fragment_anew(k: int, m: int)
         assert found == {place: units[place.fragment][place.unit] for place in places}
 
 
+def advised(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[tuple[str, int, int]]:
+    """What drives are told to read soon: the file, from where to where."""
+    told: SimpleQueue[tuple[str, int, int]] = SimpleQueue()
+
+    def prefetch(file: HangingFile, offset: int, length: int) -> None:
+        told.put((file.name, offset, offset + length))
+
+    monkeypatch.setattr(HangingFile, "prefetch", prefetch)
+    monkeypatch.setattr(gather, "LEAST_BYTES", UNIT)
+    monkeypatch.setattr(readahead, "WINDOW_BYTES", 16 * UNIT)
+    return told
+
+
+@pytest.mark.parametrize(("k", "m"), [(1, 0), (1, 1), (4, 2)])
+def test_drives_are_told_of_a_stream_before_it_comes_each_byte_once(
+    k: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = advised(monkeypatch)
+    stream = Hanging(k, m, deadline_s=30.0, stripes=60)
+    archived = stream.segment.archived
+    size = min(archived.data_bytes, len(stream.segment.content))
+    step = 4 * UNIT
+    for start in range(0, size, step):
+        length = min(step, size - start)
+        found = stream.reader.read(NUMBER, archived, start, length)
+        assert found == stream.segment.content[start : start + length]
+    covered = BLOCK + 2 * step
+    calls = 0
+    while covered < BLOCK + size:
+        name, begin, end = told.get(timeout=60)
+        assert name == stream.segment.pool.file_of(NUMBER, archived, 0)
+        assert begin == covered < end <= BLOCK + archived.data_bytes
+        covered, calls = end, calls + 1
+    assert calls <= 1 + size // (8 * UNIT)
+    stream.reader.close()
+    assert told.empty()
+
+
+def test_reads_here_and_there_are_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readahead, "SLACK_BYTES", UNIT)
+    told = advised(monkeypatch)
+    scattered = Hanging(4, 2, deadline_s=30.0, stripes=60)
+    for unit in (50, 10, 30, 0, 40, 20):
+        at = unit * UNIT
+        found = scattered.reader.read(NUMBER, scattered.segment.archived, at, UNIT)
+        assert found == scattered.segment.content[at : at + UNIT]
+    scattered.reader.close()
+    assert told.empty()
+
+
 # -- decoding ------------------------------------------------------------------------------------
 
 
@@ -405,8 +455,9 @@ class Hanging:
         m: int,
         deadline_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
+        stripes: int = 3,
     ) -> None:
-        self.segment = Segment(k, m)
+        self.segment = Segment(k, m, stripes=stripes)
         self.drives = {d: HangingDrive(v) for d, v in self.segment.pool.drives.items()}
         drives: dict[bytes, Drive] = dict(self.drives)
         self.reader = Gather(
