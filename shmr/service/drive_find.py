@@ -59,7 +59,8 @@ def find_drive(volume: Volume, pools: Sequence[Pool], text: str, config: Config)
         if any(str(drive.path) == wanted for drive in entry.drives):
             if entry is config.workspace:
                 raise workspace_refusal(wanted)
-            return the_missing(fragments.drives, pool_named(config, pools, entry.name), wanted)
+            pool = pool_named(config, pools, entry.name)
+            return the_missing(fragments.drives, pool, entry, wanted)
     candidates: dict[bytes, tuple[Pool, bool]] = {}
     for pool in pools:
         for archived in rows_of(volume, pool).values():
@@ -77,19 +78,27 @@ def find_drive(volume: Volume, pools: Sequence[Pool], text: str, config: Config)
     return FoundDrive(pool, found[0], fragments.label(found[0]), there, member)
 
 
-def the_missing(there: Mapping[bytes, Drive], pool: Pool, path: str) -> FoundDrive:
-    """The one drive of the pool that is missing: it was at a path where it is no more."""
+def the_missing(
+    there: Mapping[bytes, Drive], pool: Pool, entry: PoolConfig, path: str
+) -> FoundDrive:
+    """The one drive of the pool that is missing: it was at a path where it is no more.
+
+    Raises SetupError where that may be another path of the pool as well, or another drive.
+    """
     missing = [drive for drive in pool.drives if drive not in there]
+    taken = {there[drive].label for drive in pool.drives if drive in there}
+    bare = [str(one.path) for one in entry.drives if str(one.path) not in {*taken, path}]
     if not missing:
         raise NoMember(
             f"{path}: no drive of pool {pool.name!r} is there, and none is missing: take its line "
             "out of the config, or make it a drive with `shmr drive add`"
         )
-    if len(missing) != 1:
+    if len(missing) != 1 or bare:
         ids = ", ".join(drive.hex()[:8] for drive in missing)
+        beside = f"; no drive is at {', '.join(bare)} either" if bare else ""
         raise SetupError(
-            f"{path}: {len(missing)} drives of pool {pool.name!r} are missing; give the id of the "
-            f"one that is meant: {ids}"
+            f"{path}: which drive was there is not known{beside}. Give the id of the one that is "
+            f"meant, of those that pool {pool.name!r} lacks: {ids}"
         )
     return FoundDrive(pool, missing[0], path, None, True)
 

@@ -107,7 +107,9 @@ def _old(
     entry: DriveConfig,
 ) -> FoundDrive:
     """The drive that is to be replaced by the one at `entry`. Raises SetupError, NoMember."""
-    found = find_drive(volume, pools, old, config)
+    # Where NEW is bare, that is no sign of a drive that is missing.
+    same = os.path.realpath(old) == str(entry.path)
+    found = find_drive(volume, pools, old, config if same else besides(config, entry))
     if found.pool.name != pool.name:
         raise SetupError(
             f"{entry.path} is for pool {pool.name!r}, {found.label} of pool "
@@ -115,7 +117,7 @@ def _old(
         )
     if found.there is not None and found.label == str(entry.path):
         # It took the place of one at this path, in a run that was cut off: or that was all.
-        return the_missing(volume.context.fragments.drives, found.pool, found.label)
+        return the_missing(volume.context.fragments.drives, found.pool, pool, found.label)
     return found
 
 

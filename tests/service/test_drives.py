@@ -184,6 +184,25 @@ def test_a_blank_disk_that_was_stopped_in_the_place_of_another_goes_on(place: Pl
     place.assert_files()
 
 
+def test_a_path_without_a_drive_is_not_taken_for_another_that_is_missing(place: Place) -> None:
+    (place.base / "e").mkdir()
+    place.configure("abcde")
+    service.drive_add(place.config, place.path("e"))
+    service.drive_drain(place.config, place.path("b"))
+    service.drive_remove(place.config, place.path("b"))
+    lost = place.listed()["c"].drive
+    assert lost is not None
+    shutil.rmtree(place.base / "c")
+    for path in (place.path("b"), place.path("c")):
+        with pytest.raises(SetupError, match=f"no drive is at .* either.*: {lost[:8]}"):
+            service.drive_drain(place.config, path)
+        with pytest.raises(SetupError, match="is not known"):
+            service.drive_forget(place.config, path, force=True)
+    assert service.drive_drain(place.config, lost[:8]).is_complete
+    service.drive_forget(place.config, lost[:8])
+    place.assert_files()
+
+
 def test_what_was_killed_at_its_very_end_may_be_run_again(place: Place) -> None:
     (place.base / "e").mkdir()
     place.configure("abcde")
@@ -246,7 +265,7 @@ def test_a_dry_run_changes_nothing_and_is_what_happens_then(
 ) -> None:
     (place.base / "e").mkdir()
     place.configure("abcde")
-    if verb in ("rebalance", "lower"):
+    if verb in ("drain", "rebalance", "lower"):
         service.drive_add(place.config, place.path("e"))
     if verb == "lower":
         service.redundancy(place.config, "cold", 2)
