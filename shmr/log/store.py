@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shmr.drive.seam import Drive, DriveFile
+from shmr.drive.seam import Buffer, Drive, DriveFile
 from shmr.errors import DriveError, NoSpace, SetupError
 from shmr.format.records import Opening, Stream
 from shmr.log.segment import SegmentWriter
@@ -49,6 +49,48 @@ class Claim:
     segment: Segment
     size_bytes: int
     files: tuple[DriveFile, ...]
+
+
+class UnopenedFile:
+    """A copy that could not be opened: every verb that wants its bytes raises the error of that."""
+
+    end = 0
+
+    def __init__(self, name: str, error: DriveError) -> None:
+        self.name = name
+        self._error = error
+
+    @property
+    def error(self) -> DriveError:
+        """One of its own for each that is raised: it gathers where it came through."""
+        return DriveError(self._error.drive, self._error.operation, self._error.cause)
+
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        raise self.error
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise self.error
+
+    def read_cached(self, offset: int, length: int) -> None:
+        return None
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Nothing is there to fetch."""
+
+    def write_back(self, offset: int, length: int) -> None:
+        """Nothing was written."""
+
+    def evict(self) -> None:
+        """Nothing is in memory."""
+
+    def sync(self) -> None:
+        raise self.error
+
+    def seal(self) -> None:
+        raise self.error
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class SegmentStore:
@@ -189,7 +231,9 @@ class SegmentStore:
     def copies_of(self, number: int) -> tuple[DriveFile, ...]:
         """Open files of a segment's copies, kept open for later; empty if there is none.
 
-        A copy that cannot be opened is left out. Raises DriveError if no copy can.
+        A copy that cannot be opened is there, and says at each read why it cannot be: whoever
+        finds nothing on the others must not take that for all there is. Raises DriveError if none
+        can be opened.
         """
         files = self._open.get(number)
         if files is not None:
@@ -198,7 +242,10 @@ class SegmentStore:
         segment = self.segments.get(number)
         if segment is None:
             return ()
-        files = self.open_copies(segment)
+        files = tuple(self._copy_on(index, segment.name) for index in segment.drives)
+        shut = [file for file in files if isinstance(file, UnopenedFile)]
+        if files and len(shut) == len(files):
+            raise shut[-1].error
         self._open[number] = files
         if len(self._open) > _OPEN_MAX:
             for other in self._open:
@@ -208,7 +255,14 @@ class SegmentStore:
                     break
         return files
 
+    def _copy_on(self, index: int, name: str) -> DriveFile:
+        try:
+            return self.drives[index].open(name)
+        except DriveError as error:
+            return UnopenedFile(name, error)
+
     def open_copies(self, segment: Segment) -> tuple[DriveFile, ...]:
+        """The copies that can be opened. Blocking; any thread. Raises DriveError if none can."""
         files: list[DriveFile] = []
         failure: DriveError | None = None
         for index in segment.drives:
