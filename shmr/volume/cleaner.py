@@ -150,7 +150,10 @@ class Cleaner:
 
 
 def run_inline(work: Work[R]) -> R:
-    """Do all of the work on this thread: for tools and simulations."""
+    """Do all of the work on this thread: for tools and simulations.
+
+    When this ends the work has, too, and all it had begun: also when it was interrupted.
+    """
     result: Any = None
     try:
         call = next(work)
@@ -164,3 +167,5 @@ def run_inline(work: Work[R]) -> R:
     except StopIteration as stop:
         value: R = stop.value
         return value
+    finally:
+        work.close()

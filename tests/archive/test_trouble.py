@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shmr.archive.control import Control, Stopped
+from shmr.archive.control import Control, Phase, Stopped
 from shmr.archive.shift import Shift
 from shmr.errors import DriveError, IntegrityError
 from shmr.testing.drive import World
@@ -141,10 +142,18 @@ def test_a_shift_goes_on_without_a_drive_that_vanishes_and_says_so_once(
     site = Site(place, pool)
     volume = site.open()
     site.fill(volume, count=60)
+    total = site.bytes_in(volume, None)
     label = vanishing(site, 1, 9)
-    shift = site.shift(volume, pool)
+    told: Counter[Phase] = Counter()
+
+    def advance(phase: Phase, size_bytes: int) -> None:
+        told[phase] += size_bytes
+
+    shift = site.shift(volume, pool, control=Control(advance))
     site.world.observer = None
     assert shift.report.segments > 1
+    # What had to be done again was taken back.
+    assert told[Phase.WRITE] == told[Phase.VERIFY] == total
     assert list(shift.report.failed) == [label]
     assert len([r for r in caplog.records if "nothing more is written to it" in r.message]) == 1
     assert site.bytes_in(volume, None) == 0
