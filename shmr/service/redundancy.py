@@ -62,8 +62,8 @@ def redundancy(
             advice = [] if m == entry.scheme.m else [_line(entry, m)]
             if job.shortage is not None:
                 advice = [
-                    f"pool {pool_name!r} has {len(pool.drives)} drives: with {k}+{m} it needs "
-                    f"{k + m} with room, add what is lacking (`shmr drive add`) and run it again"
+                    f"of pool {pool_name!r} {len(job.room(pool))} drives are there: with {k}+{m} "
+                    f"it needs {k + m} with room; add drives (`shmr drive add`) and run it again"
                 ]
             if len(every) > len(rows):
                 advice.append(
