@@ -12,7 +12,8 @@ class FileFacts:
 
     `paths` are its names from the top, without a slash before them; bytes that are not UTF-8 are
     surrogates, as `os.fsdecode` makes them. They may be left out where no rule asks for them
-    (`shmr.policy.needs_paths`).
+    (`shmr.policy.needs_paths`), or where they were compared already: `matched` are patterns of
+    which one path or another was found to match.
     """
 
     inode: int
@@ -21,6 +22,7 @@ class FileFacts:
     accessed_ns: int
     pool_bytes: Mapping[str, int]
     paths: tuple[str, ...] = ()
+    matched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Decision:
 def decide(file: FileFacts, pool: PoolFacts, rules: Iterable[Rule], now_ns: int) -> Decision:
     """What `rules`, those of `pool`, say about what the file has there."""
     for rule in rules:
-        if _holds(rule, file, pool, now_ns):
+        if counts(rule, pool) and fits(rule, file, now_ns):
             return Decision(None if rule.keep else rule.pool, rule)
     return Decision()
 
@@ -49,16 +49,30 @@ def default_rules(pool: PoolFacts, pools: Iterable[PoolFacts]) -> tuple[Rule, ..
 
 def needs_paths(rules: Iterable[Sequence[Rule] | None]) -> bool:
     """Does any rule of any pool ask for the paths of files? Finding them takes its time."""
-    return any(rule.paths for of_pool in rules for rule in of_pool or ())
+    return bool(patterns(rules))
 
 
-def _holds(rule: Rule, file: FileFacts, pool: PoolFacts, now_ns: int) -> bool:
-    """All conditions that are given. The cheap ones are asked first."""
+def patterns(rules: Iterable[Sequence[Rule] | None]) -> list[str]:
+    """The patterns of paths in all rules, each once."""
+    every = (glob for of_pool in rules for rule in of_pool or () for glob in rule.paths)
+    return list(dict.fromkeys(every))
+
+
+def fits(rule: Rule, file: FileFacts, now_ns: int) -> bool:
+    """All conditions that are about the file. The cheap ones are asked first."""
     return (
-        (rule.min_free is None or pool.free_share < rule.min_free)
-        and (rule.older_than_ns is None or now_ns - file.written_ns > rule.older_than_ns)
+        (rule.older_than_ns is None or now_ns - file.written_ns > rule.older_than_ns)
         and (rule.not_read_for_ns is None or now_ns - file.accessed_ns > rule.not_read_for_ns)
         and (rule.larger_than_bytes is None or file.size_bytes > rule.larger_than_bytes)
         and (rule.smaller_than_bytes is None or file.size_bytes < rule.smaller_than_bytes)
-        and (not rule.paths or any(matches(p, glob) for glob in rule.paths for p in file.paths))
+        and (
+            not rule.paths
+            or not file.matched.isdisjoint(rule.paths)
+            or any(matches(path, glob) for glob in rule.paths for path in file.paths)
+        )
     )
+
+
+def counts(rule: Rule, pool: PoolFacts) -> bool:
+    """Is so little free in the pool that the rule counts?"""
+    return rule.min_free is None or pool.free_share < rule.min_free

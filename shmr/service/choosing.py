@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from shmr.archive.pool import Pool
 from shmr.archive.sources import IsSource
 from shmr.catalog.catalog import Catalog
 from shmr.config import Config
+from shmr.core.ordered import Ordered
 from shmr.errors import DriveError, SetupError
 from shmr.format.rows import (
     ROOT,
@@ -25,15 +29,18 @@ from shmr.format.rows import (
     segment_of,
     split_key,
 )
-from shmr.policy import FileFacts, PoolFacts, choose, needs_paths
+from shmr.policy import Candidate, Chooser, FileFacts, PoolFacts, matches, patterns
 from shmr.volume.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """These inodes' bytes, in this order, from one of the pools `sources` to `target`."""
+    """These inodes' bytes, in this order, from one of the pools `sources` to `target`.
 
-    inodes: tuple[int, ...]
+    Many numbers are an array: there may be millions.
+    """
+
+    inodes: Sequence[int]
     sources: frozenset[str]
     target: str
 
@@ -110,15 +117,16 @@ def chosen(
             and (wish.target is None or wish.target == move.target)
         ]
     target = wish.target or _next(names, wish.source)
+    inodes: Sequence[int]
     if wish.names_files:
         inodes = _named(volume, wish)
         sources = {wish.source} if wish.source else set(names) - {target}
     else:
-        inodes = list(_regular(volume.catalog))
+        inodes = array("Q", _regular(volume.catalog))
         sources = {wish.source or names[0]}
     if target in sources:
         raise SetupError(f"from pool {target!r} to itself: nothing would move; say --from or --to")
-    return [Move(tuple(inodes), frozenset(sources), target)]
+    return [Move(inodes, frozenset(sources), target)]
 
 
 def _next(names: list[str], source: str | None) -> str:
@@ -194,58 +202,119 @@ def _regular(catalog: Catalog) -> Iterator[int]:
 
 def _by_rules(config: Config, volume: Volume, pools: list[Pool], now_ns: int) -> list[Move]:
     rules = {pool.name: pool.rules for pool in config.pools}
-    facts = list(_file_facts(config, volume, pools, paths=needs_paths(rules.values())))
-    grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for choice in choose(facts, pool_facts(config, volume, pools), rules, now_ns):
-        grouped[choice.source, choice.target].append(choice.file.inode)
+    chooser = Chooser(pool_facts(config, volume, pools), rules, now_ns)
+    packing = _Packing(chooser.rules_max)
+    candidates = Ordered(packing.size_bytes)
+    for file in _file_facts(config, volume, pools, patterns(rules.values())):
+        for candidate in chooser.candidates(file):
+            candidates.add(packing.pack(candidate))
+    grouped: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
+    for record in candidates:
+        candidate = packing.unpack(record)
+        verdict = chooser.decide(candidate)
+        if verdict is not None:
+            grouped[verdict.source, verdict.target].append(candidate.inode)
     # The last pool first: what arrives in a pool is not to be moved on at once.
     order = {pool.name: pool.priority for pool in config.pools}
     return [
-        Move(tuple(inodes), frozenset({source}), target)
+        Move(inodes, frozenset({source}), target)
         for (source, target), inodes in sorted(
             grouped.items(), key=lambda item: order[item[0][0]], reverse=True
         )
     ]
 
 
+class _Packing:
+    """Candidates as bytes that sort as they do."""
+
+    def __init__(self, rules_max: int) -> None:
+        self._fields = struct.Struct(">QQHQ")
+        self._rules_bytes = -(-rules_max // 8)
+        self.size_bytes = self._fields.size + self._rules_bytes
+
+    def pack(self, candidate: Candidate) -> bytes:
+        written_ns, inode, pool, size_bytes, rules = candidate
+        record = self._fields.pack(written_ns + _BIAS, inode, pool, size_bytes)
+        return record + rules.to_bytes(self._rules_bytes, "big")
+
+    def unpack(self, record: bytes) -> Candidate:
+        written_ns, inode, pool, size_bytes = self._fields.unpack_from(record)
+        rules = int.from_bytes(record[self._fields.size :], "big")
+        return Candidate(written_ns - _BIAS, inode, pool, size_bytes, rules)
+
+
+_BIAS = 1 << 63
+
+
 def _file_facts(
-    config: Config, volume: Volume, pools: list[Pool], *, paths: bool
+    config: Config, volume: Volume, pools: list[Pool], globs: Sequence[str]
 ) -> Iterator[FileFacts]:
+    """Every regular file that has bytes anywhere, by number, one after the other."""
     catalog = volume.catalog
     places = Places(config, catalog, pools)
-    held: dict[int, Counter[str]] = {}
-    for key, value in catalog.scan(Table.EXTENT, b""):
-        data = segment_of(value)
-        if data is not None:
-            held.setdefault(split_key(key), Counter())[places.pool_of(data[0])] += data[1]
-    named = _paths(catalog) if paths else {}
-    for number, pool_bytes in held.items():
-        inode = catalog.inode(number)
+    matched = _Matched(catalog, globs)
+    rows = catalog.scan(Table.EXTENT, b"")
+    for number, extents in groupby(rows, key=lambda row: split_key(row[0])):
+        held: Counter[str] = Counter()
+        for _, value in extents:
+            data = segment_of(value)
+            if data is not None:
+                held[places.pool_of(data[0])] += data[1]
+        inode = catalog.inode(number) if held else None
         if inode is not None and stat.S_ISREG(inode.mode):
-            pool_bytes.pop("", None)
+            held.pop("", None)
             yield FileFacts(
                 number,
                 inode.size,
                 inode.mtime_ns,
                 inode.atime_ns,
-                pool_bytes,
-                tuple(named.get(number, ())),
+                held,
+                matched=matched.of(number),
             )
 
 
-def _paths(catalog: Catalog) -> dict[int, list[str]]:
-    """The paths of every file, from the top."""
-    found: dict[int, list[str]] = defaultdict(list)
-    waiting = [(ROOT, b"")]
-    while waiting:
-        directory, before = waiting.pop()
-        for name, number in _children(catalog, directory):
+class _Matched:
+    """Which patterns match a path of a file; asked by rising inode numbers."""
+
+    def __init__(self, catalog: Catalog, globs: Sequence[str]) -> None:
+        self._globs = tuple(globs)
+        self._sets: dict[int, frozenset[str]] = {0: frozenset()}
+        mask_bytes = -(-len(globs) // 8)
+        found = Ordered(8 + mask_bytes)
+        if globs:
+            for number, path in _paths(catalog):
+                mask = sum(matches(path, glob) << bit for bit, glob in enumerate(globs))
+                if mask:
+                    found.add(number.to_bytes(8, "big") + mask.to_bytes(mask_bytes, "big"))
+        self._found = iter(found)
+        self._next: bytes | None = next(self._found, None)
+
+    def of(self, number: int) -> frozenset[str]:
+        mask = 0
+        while self._next is not None and (at := int.from_bytes(self._next[:8], "big")) <= number:
+            if at == number:
+                mask |= int.from_bytes(self._next[8:], "big")
+            self._next = next(self._found, None)
+        if mask not in self._sets:
+            globs = (glob for bit, glob in enumerate(self._globs) if mask >> bit & 1)
+            self._sets[mask] = frozenset(globs)
+        return self._sets[mask]
+
+
+def _paths(catalog: Catalog) -> Iterator[tuple[int, str]]:
+    """Every path of every file, from the top, with its inode's number."""
+    ways = [(b"", _children(catalog, ROOT))]
+    while ways:
+        before, children = ways[-1]
+        for name, number in children:
             inode = catalog.inode(number)
             if inode is not None and stat.S_ISDIR(inode.mode):
-                waiting.append((number, before + name + b"/"))
-            elif inode is not None:
-                found[number].append(os.fsdecode(before + name))
-    return found
+                ways.append((before + name + b"/", _children(catalog, number)))
+                break
+            if inode is not None:
+                yield number, os.fsdecode(before + name)
+        else:
+            ways.pop()
 
 
 def pool_facts(config: Config, volume: Volume, pools: list[Pool]) -> list[PoolFacts]:
