@@ -148,6 +148,10 @@ class SegmentStore:
             (s for s in self.segments.values() if s.stream == stream), key=lambda s: s.number
         )
 
+    def lacks_copies(self, segment: Segment) -> bool:
+        """Has it fewer copies than a new one gets? A drive was lost, or more are kept now."""
+        return len(segment.drives) < self.copies
+
     # -- claiming ---------------------------------------------------------------------------
 
     def number(self) -> int:

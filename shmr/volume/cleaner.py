@@ -56,13 +56,19 @@ class Cleaner:
                 continue
             if number not in self._skip and live.get(number, 0) > 0 and store.copies > 1:
                 return number
-        uses = (
-            SegmentUse(s.number, s.size_bytes, live.get(s.number, 0))
+        closed = [
+            s
             for s in store.segments.values()
             if s.stream == Stream.DATA
             and not context.log.is_open(s.number)
             and s.number not in self._skip
-        )
+        ]
+        if not pressed:
+            # Moving them takes more space than it gives back.
+            for segment in closed:
+                if store.lacks_copies(segment) and live.get(segment.number, 0) > 0:
+                    return segment.number
+        uses = (SegmentUse(s.number, s.size_bytes, live.get(s.number, 0)) for s in closed)
         share = DEAD_SHARE_PRESSED if pressed else DEAD_SHARE
         return choose(uses, newest=store.next_number, dead_share_min=share)
 

@@ -71,11 +71,15 @@ class Snapshots:
         if context.read_only is not None or self.running:
             return False
         store, size = context.reader.store, context.log.journal_bytes
-        count = len(store.of_stream(Stream.JOURNAL))
+        kept = [*store.of_stream(Stream.JOURNAL), *store.of_stream(Stream.SNAPSHOT)]
+        count = sum(segment.stream == Stream.JOURNAL for segment in kept)
         needed, free = context.reserves.snapshot_bytes, store.free_bytes()
         if self._in_vain is not None and count == self._in_vain[0] and free <= self._in_vain[1]:
             return False
-        last = len(store.of_stream(Stream.SNAPSHOT)) * size
+        if any(map(store.lacks_copies, kept)):
+            # A new one, and the journal behind it, have all copies again.
+            return True
+        last = (len(kept) - count) * size
         limit = max(min(JOURNAL_BYTES, store.total_bytes() // 16), last)
         if count > SEGMENTS_MAX or count * size > limit:
             return True
