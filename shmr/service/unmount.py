@@ -1,15 +1,22 @@
-"""`shmr umount`: unmount, and return when the daemon has written everything and is gone."""
+"""`shmr umount`: unmount, and return when the daemon has written everything and is gone.
+
+Or as good as gone: a thread that waits for a disk that hangs keeps the process there for as long,
+whatever it or the kernel does. By then it has let go of all drives, which is what counts.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import select
+from typing import NamedTuple
 
 from shmr.errors import SetupError
 from shmr.fuse import device
 
 TIMEOUT_S = 600
+LOOK_S = 1
+"""Between looks whether the daemon still holds a drive."""
 
 
 def unmount(mountpoint: str | os.PathLike[str]) -> None:
@@ -30,12 +37,20 @@ def unmount(mountpoint: str | os.PathLike[str]) -> None:
             ) from error
         raise SetupError(f"{place}: cannot be unmounted: {error.strerror}") from error
     if daemon is not None:
-        _await_end(daemon, place)
+        await_end(daemon, place)
 
 
-def _daemon_of(place: str) -> int | None:
-    """A pidfd of the process that serves `place`, found by its command line; None if there is
-    none that we may see (a mount in the foreground is waited for by who started it)."""
+class Daemon(NamedTuple):
+    """The process that serves a mount."""
+
+    pid: int
+    descriptor: int
+    """A pidfd: the number alone may soon be another's."""
+
+
+def _daemon_of(place: str) -> Daemon | None:
+    """The process that serves `place`, found by its command line; None if there is none that we
+    may see (a mount in the foreground is waited for by who started it)."""
     wanted = [b"shmr.service.daemon", os.fsencode(place)]
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -44,20 +59,33 @@ def _daemon_of(place: str) -> int | None:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
             if all(word in words for word in wanted):
-                return os.pidfd_open(int(name))
+                return Daemon(int(name), os.pidfd_open(int(name)))
         except OSError:
             continue
     return None
 
 
-def _await_end(daemon: int, place: str) -> None:
+def await_end(daemon: Daemon, place: str, limit_s: int = TIMEOUT_S) -> None:
+    """Wait until it has ended, or holds no drive any more. Raises SetupError after `limit_s`."""
     try:
         poll = select.poll()
-        poll.register(daemon, select.POLLIN)
-        if not poll.poll(TIMEOUT_S * 1000):
-            raise SetupError(
-                f"{place} is unmounted, but its daemon still writes after {TIMEOUT_S} s; wait for "
-                "it before you switch off"
-            )
+        poll.register(daemon.descriptor, select.POLLIN)
+        for _ in range(limit_s // LOOK_S):
+            if poll.poll(LOOK_S * 1000) or not _holds_drives(daemon.pid):
+                return
+        raise SetupError(
+            f"{place} is unmounted, but its daemon still writes after {limit_s} s; wait for it "
+            "before you switch off"
+        )
     finally:
-        os.close(daemon)
+        os.close(daemon.descriptor)
+
+
+def _holds_drives(pid: int) -> bool:
+    """Whether the daemon has a drive locked (flock), as it has until all is written: proc_locks(5).
+
+    Not looked for in /proc/PID: of a process that ends and cannot, that is empty.
+    """
+    with open("/proc/locks", encoding="ascii") as locks:
+        lines = [line.split() for line in locks]
+    return any(words[1] == "FLOCK" and words[4] == str(pid) for words in lines)
