@@ -224,7 +224,7 @@ def told(said: str, path: Path) -> bool:
     return (str(segment), str(fragment)) in lines or len(lines) >= 10
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_damage_of_any_kind_on_m_fragments_of_each_segment_costs_nothing(
     filesystem: Damaged, seed: int
 ) -> None:
@@ -250,7 +250,7 @@ def test_damage_of_any_kind_on_m_fragments_of_each_segment_costs_nothing(
         filesystem.restore()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_damage_beyond_m_is_an_error_with_its_place_and_never_wrong_bytes(
     filesystem: Damaged, seed: int
 ) -> None:
@@ -342,26 +342,25 @@ def drive_of_another_filesystem(directory: Path, aside: Path) -> None:
         shutil.rmtree(other)
 
 
+Loss = Callable[[Path, Path], None]
+
+
 @pytest.mark.parametrize(
-    "way",
+    "ways",
     [
-        drive_absent,
-        drive_empty,
-        drive_a_file,
-        drive_a_fifo,
-        drive_without_superblock,
-        drive_with_a_bent_superblock,
-        drive_of_another_filesystem,
+        (drive_absent, drive_empty, drive_a_file, drive_of_another_filesystem),
+        (drive_without_superblock, drive_of_another_filesystem, drive_absent, drive_a_fifo),
+        (drive_with_a_bent_superblock, drive_a_fifo, drive_empty, drive_without_superblock),
     ],
 )
 def test_a_drive_that_is_not_itself_is_told_by_name_and_files_are_right_without_it(
-    filesystem: Damaged, way: Callable[[Path, Path], None]
+    filesystem: Damaged, ways: tuple[Loss, ...]
 ) -> None:
-    dice = random.Random(way.__name__)
+    dice = random.Random(ways[0].__name__)
     lost = dice.sample(filesystem.archive["coded"], 2)
     lost += [dice.choice(filesystem.archive["twin"]), *filesystem.archive["lone"]]
     aside = {directory: directory.with_name(f"aside-{directory.name}") for directory in lost}
-    for directory, other in aside.items():
+    for way, (directory, other) in zip(ways, aside.items(), strict=True):
         os.rename(directory, other)
         way(directory, other)
     try:
