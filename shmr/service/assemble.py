@@ -62,6 +62,11 @@ class Drives:
                 answer.within(until - time.monotonic())
 
 
+def patience_of(config: Config) -> float:
+    """Seconds for which a drive is waited for where nothing stands in for it."""
+    return PATIENCE * config.read_deadline_ns / NS_PER_S
+
+
 def open_drives(config: Config, *, degraded: bool) -> Drives:
     """Open and lock every drive. Raises SetupError with what to do.
 
@@ -121,7 +126,7 @@ def _open_archive(config: Config, absent: list[str]) -> Iterator[PoolDrives]:
 
     One that cannot be had, or has not answered in time, is `absent`, with a warning.
     """
-    patience_s = PATIENCE * config.read_deadline_ns / NS_PER_S
+    patience_s = patience_of(config)
     opening = {
         entry.path: Answer(f"opening {entry.path}", partial(_open_archive_drive, entry, patience_s))
         for pool in config.pools[1:]

@@ -6,13 +6,17 @@ configuration says, is reported and never an error. Listing an archive drive may
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.directory import DirectoryDrive
+from shmr.drive.impatient import Answer
 from shmr.errors import DriveError, SetupError
+from shmr.service.assemble import patience_of
 from shmr.volume.membership import read_superblock
 
 
@@ -52,12 +56,27 @@ class Survey:
 
 
 def survey(config: Config, filesystem: bytes) -> Survey:
-    """Look at every drive of `config`; `filesystem` is the id that they should have."""
+    """Look at every drive of `config`; `filesystem` is the id that they should have.
+
+    Side by side: each may have to wake, and one that hangs is waited for as a mount does.
+    """
     pools: dict[bytes, str] = {}
-    drives = [
-        _look(pool, entry, filesystem, pools) for pool in config.pools for entry in pool.drives
+    looks = [
+        (pool.name, path, Answer(f"look at {path}", partial(_look, pool, entry, filesystem, pools)))
+        for pool in config.pools
+        for entry in pool.drives
+        for path in (str(entry.path),)
     ]
-    return Survey(tuple(drives), pools)
+    patience_s = patience_of(config)
+    until = time.monotonic() + patience_s
+    drives = []
+    for pool_name, path, look in looks:
+        try:
+            drives.append(look.within(until - time.monotonic()))
+        except TimeoutError:
+            why = f"does not answer (for {patience_s:g} s and more)"
+            drives.append(Surveyed(pool_name, path, missing=why))
+    return Survey(tuple(drives), dict(pools))
 
 
 def _look(

@@ -6,6 +6,7 @@ What waits for what is told by the order in which things end, never by a clock.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -272,6 +273,11 @@ def test_a_mount_says_which_drives_hang_and_comes_up_without_them(site: Site) ->
     assert site.right("coded", "twin")
     with pytest.raises(OSError, match="Input/output error"):
         site.mount.read("lone/large")
+    config = str(site.mount.config)
+    looked = site.mount.command("inspect", "overview", "--json", config, limit_s=LIMIT_S)
+    drives = [d for pool in json.loads(looked.stdout)["pools"] for d in pool["drives"]]
+    silent = {d["path"] for d in drives if "does not answer" in (d["missing"] or "")}
+    assert silent == {str(hatch.directory) for hatch in hatches}
     site.mount.stop()
     for hatch in hatches:
         hatch.let_go()
