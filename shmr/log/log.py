@@ -129,15 +129,14 @@ class Log:
     def add_spare(self, claim: Claim) -> None:
         """Keep a segment that a worker claimed ahead, for the next roll."""
         if claim.segment.stream in self._spares:
-            self.store.abandon(claim)
+            self.store.empty(claim)
         else:
             self._spares[claim.segment.stream] = claim
 
     def give_back_spares(self) -> None:
-        """Let go of what was claimed ahead: at the end, or when space is short."""
-        for claim in self._spares.values():
-            self.store.abandon(claim)
-        self._spares.clear()
+        """Let go of the space that was claimed ahead, where it is short. Raises DriveError."""
+        while self._spares:
+            self.store.empty(self._spares.popitem()[1])
 
     def _claim(self, stream: int, reserve_bytes: int) -> Claim:
         spare = self._spares.get(stream)
@@ -335,8 +334,11 @@ class Log:
     def seal(self) -> None:
         """At a clean end, with everything durable: give back what open segments did not use.
 
-        Raises DriveError.
+        What was claimed ahead goes: a COMMIT says by now that its number was taken. Raises
+        DriveError.
         """
+        while self._spares:
+            self.store.abandon(self._spares.popitem()[1])
         for writer in (self._journal, self._data, self._moved):
             if writer is not None and not writer.full:
                 self._finish(writer)
@@ -346,8 +348,11 @@ class Log:
             self.end_sync(job)
 
     def close(self) -> None:
-        """Let go of the files. What is not durable stays so."""
-        self.give_back_spares()
+        """Let go of the files, as a crash would. What is not durable stays so."""
+        for claim in self._spares.values():
+            for file in claim.files:
+                file.close()
+        self._spares.clear()
         writers = {*self._unsynced.values(), *self._to_close}
         for writer in {*writers, self._journal, self._data, self._moved}:
             if writer is not None:

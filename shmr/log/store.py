@@ -10,7 +10,7 @@ import errno
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shmr.drive.seam import Buffer, Drive, DriveFile
 from shmr.errors import DriveError, NoSpace, SetupError
@@ -316,8 +316,20 @@ class SegmentStore:
             for index in segment.drives:
                 self.drives[index].discard(segment.name)
 
+    def empty(self, claim: Claim) -> None:
+        """Give back the space of a claim that is not needed. Raises DriveError.
+
+        Its file stays up to the next checkpoint, as one in which nothing lives: the COMMIT of that
+        says that the number was taken, which otherwise could bear something else on another drive
+        when the file comes back after a power cut.
+        """
+        self.segments[claim.segment.number] = replace(claim.segment, size_bytes=0)
+        for file in claim.files:
+            file.seal()
+            file.close()
+
     def abandon(self, claim: Claim) -> None:
-        """Give back a claim that is not needed."""
+        """Give back a claim that is not needed, and of which a durable COMMIT has the number."""
         for index, file in zip(claim.segment.drives, claim.files, strict=True):
             file.close()
             self.drives[index].discard(claim.segment.name)

@@ -100,7 +100,12 @@ class Volume:
             try:
                 self._free_orphans()
                 note_damage(self.context)
-                self.checkpoints.run()
+                try:
+                    self.checkpoints.run()
+                except NoSpace:
+                    # Others use the disk too, and nobody is left who could be told.
+                    self.log.give_back_spares()
+                    self.checkpoints.run()
                 # One more COMMIT claims the last one durable: no bit of that can look torn then.
                 self.commits.now()
                 self.log.seal()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from shmr.format.records import Stream
 from shmr.log.store import SegmentStore
 from shmr.testing.drive import World
 from shmr.testing.trial import CATALOG, Files, Trial, files_of, lay_down, scratch, tight_limits
@@ -73,6 +74,70 @@ def test_what_a_killed_recovery_removed_comes_back_beside_nothing_of_its_name(se
             assert names(again) >= expected
             again.abandon()
         volume.abandon()
+
+
+def with_spare(trial: Trial) -> None:
+    """A data segment is claimed ahead."""
+    store = trial.volume.log.store
+    size = store.segment_bytes
+    claim = store.create(Stream.DATA, store.number(), size, store.place(size))
+    trial.volume.log.add_spare(claim)
+
+
+@pytest.mark.parametrize("seed", [4, 7, 9, 10, 15, 16])
+def test_the_number_of_what_was_claimed_in_vain_stays_taken(seed: int) -> None:
+    """Killed behind that; a journal segment begun on the other drive; then power fails."""
+    with scratch() as place, tight_limits():
+        trial = Trial(place, seed=seed, drives=2, capacity_bytes=8 * MIB)
+        trial.start()
+        made(trial.volume, b"before")
+        trial.world.drives[0].capacity_bytes = 32 * MIB
+        free = trial.volume.log.store.free_bytes()
+        with_spare(trial)
+        trial.volume.log.give_back_spares()
+        assert trial.volume.log.store.free_bytes() == free
+        world = trial.world.kill()
+        trial.volume.abandon()
+        world.drives[1].capacity_bytes = 64 * MIB
+        volume = trial.mount(world)
+        for number in range(3):
+            made(volume, b"after%d" % number)
+        expected = names(volume)
+        left = world.reboot(random.Random(seed))
+        volume.abandon()
+        again = trial.mount(left)
+        assert again.read_only is None
+        assert names(again) == expected
+        again.abandon()
+
+
+def test_what_was_claimed_in_vain_goes_at_the_next_checkpoint() -> None:
+    with scratch() as place, tight_limits():
+        trial = Trial(place)
+        trial.start()
+        for end in (trial.volume.log.give_back_spares, trial.volume.close):
+            with_spare(trial)
+            end()
+            if end != trial.volume.close:
+                trial.volume.checkpoints.run()
+            assert not [n for n in trial.world.drives[0].names() if n.startswith("data-")]
+
+
+def test_a_clean_end_uses_what_was_claimed_ahead_where_others_filled_the_disk() -> None:
+    with scratch() as place, tight_limits():
+        trial = Trial(place, segment_bytes=MIB, capacity_bytes=32 * MIB)
+        trial.start()
+        drive, volume = trial.world.drives[0], trial.volume
+        with_spare(trial)
+        while volume.catalog.batch_bytes < 2 * volume.log.journal_bytes - 60_000:
+            volume.names.create(1, b"%0200d" % volume.catalog.epoch_rows, FILE, CALLER)
+        expected = names(volume)
+        drive.capacity_bytes = drive._used
+        volume.close()
+        drive.capacity_bytes = 64 * MIB
+        again = trial.mount()
+        assert names(again) == expected
+        again.abandon()
 
 
 def test_some_seed_removes_a_torn_segment(monkeypatch: pytest.MonkeyPatch) -> None:
