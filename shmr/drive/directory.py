@@ -49,6 +49,8 @@ class DirectoryDrive:
     ) -> None:
         self._fd = -1
         self._lock_fds: tuple[int, ...] = ()
+        self._found: frozenset[str] | None = None
+        """What was there when we made the lock's file; None if it was there too."""
         self._label = os.fspath(path)
         self._limit_bytes = limit_bytes
         self.pwritev = pwritev
@@ -134,6 +136,15 @@ class DirectoryDrive:
             free = max(0, min(free, self._limit_bytes - self._used))
         return Capacity(total, free, disk_total, disk_free)
 
+    def _lock_file(self, flags: int) -> int:
+        """The file to lock, opened; made if it is not there."""
+        with suppress(FileNotFoundError):
+            return os.open(LOCK_NAME, flags, dir_fd=self._fd)
+        found = frozenset(os.listdir(self._fd))
+        fd = os.open(LOCK_NAME, flags | os.O_CREAT, 0o600, dir_fd=self._fd)
+        self._found = found
+        return fd
+
     def put(self, name: str, content: bytes) -> None:
         put_small(self, name, content)
 
@@ -141,9 +152,18 @@ class DirectoryDrive:
         return get_small(self, name)
 
     def close(self) -> None:
-        """Release the directory and the lock. Open files live on."""
+        """Release the directory and the lock. Open files live on.
+
+        Where we have made nothing but the lock's file, that goes too: it may be no drive at all,
+        but the place where one was to be mounted, or somebody's photos.
+        """
         # First they are ours no more: of a drive that hangs, closing may not come back.
         lock_fds, fd, self._lock_fds, self._fd = self._lock_fds, self._fd, (), -1
+        found, self._found = self._found, None
+        if found is not None:
+            with suppress(OSError):
+                if found.issuperset(set(os.listdir(fd)) - {LOCK_NAME}):
+                    os.unlink(LOCK_NAME, dir_fd=fd)
         for one in (*lock_fds, fd):
             if one >= 0:
                 with suppress(OSError):
@@ -170,9 +190,7 @@ class DirectoryDrive:
                     fcntl.flock(taken[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Where the drive is write-protected, it can be read, and nobody else can write it.
                 with _passing({errno.EROFS}):
-                    taken.append(
-                        os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | flags, 0o600, dir_fd=self._fd)
-                    )
+                    taken.append(self._lock_file(os.O_RDWR | flags))
                     fcntl.flock(taken[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException as error:
             for fd in taken:

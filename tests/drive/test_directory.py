@@ -189,6 +189,31 @@ def test_the_lock_is_held_once_and_is_no_name(path: Path) -> None:
     assert second.lock()
 
 
+def test_a_directory_that_was_only_locked_is_left_as_it_was(path: Path) -> None:
+    """Where no disk is mounted, a file would stay hidden under the mount to come."""
+    drive = DirectoryDrive(path)
+    assert drive.lock() and (path / "lock").exists()
+    drive.close()
+    assert not os.listdir(path)
+    (path / "photo").touch()
+    drive = DirectoryDrive(path)
+    assert drive.lock()
+    drive.close()
+    assert os.listdir(path) == ["photo"]
+
+
+def test_the_lock_file_of_a_drive_in_use_stays(path: Path) -> None:
+    drive = DirectoryDrive(path)
+    assert drive.lock()
+    drive.put("superblock", b"content")
+    drive.close()
+    assert sorted(os.listdir(path)) == ["lock", "superblock"]
+    drive = DirectoryDrive(path)
+    assert drive.lock()
+    drive.close()
+    assert sorted(os.listdir(path)) == ["lock", "superblock"]
+
+
 def test_a_lock_file_that_somebody_removed_lets_no_other_in(path: Path) -> None:
     first, second = DirectoryDrive(path), DirectoryDrive(path)
     assert first.lock()
