@@ -6,6 +6,7 @@ Its owner is the shift; whoever moves bytes for it writes here what has to be kn
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -39,9 +40,14 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def turn_of(catalog: Catalog, pool: Pool) -> int:
-    """The turn of the first segment that a run places in the pool."""
-    return sum(archived.pool == pool.id for _, archived in catalog.archived_segments())
+def turns(catalog: Catalog) -> Counter[bytes]:
+    """For each pool, by id, the turn of the first segment that a run places there.
+
+    How many segments of it have anything living in them: so a forecast comes to the same.
+    """
+    live = catalog.live
+    every = catalog.archived_segments()
+    return Counter(archived.pool for number, archived in every if live.get(number, 0) > 0)
 
 
 class Account:
@@ -52,22 +58,17 @@ class Account:
         self.report = Report()
         self.touched: dict[bytes, bool] = {}
         """Pools whose content changed since the last snapshot; True: something was added."""
-        self._turns: dict[bytes, int] = {}
+        self._turns = turns(volume.catalog)
         self.avoided: dict[bytes, str] = {}
         """Drives that failed, by id, and how: nothing is placed there any more."""
 
     def turn(self, pool: Pool) -> int:
-        """Whose turn it is in the pool: rises by one with each segment that is placed.
-
-        Begins with how many there are, so that a forecast comes to the same (`turn_of`).
-        """
-        if pool.id not in self._turns:
-            self._turns[pool.id] = turn_of(self._volume.catalog, pool)
+        """Whose turn it is in the pool: rises by one with each segment that is placed."""
         return self._turns[pool.id]
 
     def placed(self, pool: Pool) -> None:
         """A segment was."""
-        self._turns[pool.id] = self.turn(pool) + 1
+        self._turns[pool.id] += 1
 
     def hold(self, lots: Iterable[Lot], target: int) -> None:
         """Keep the sources of what is going to be switched to segment `target`."""

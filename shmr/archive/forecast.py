@@ -118,7 +118,8 @@ class Outlook:
     ) -> Step:
         """These lots go to the pool; `settle` gives back what is emptied, when zones run out."""
         step = Step()
-        for shipment in shipments(step.offer(lots), hold_of(self.pool), flush=flush):
+        offered, hold = step.offer(lots), hold_of(self.pool)
+        for shipment in shipments(offered, hold, flush=flush, whole=cleaning):
             chosen = self._place(spare_zones, cleaning=cleaning)
             if isinstance(chosen, Shortage):
                 settle(step)

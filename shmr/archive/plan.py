@@ -130,10 +130,13 @@ class Shipment:
         return fragment_size(self.data_bytes, len(self.table()), self.unit_bytes)
 
 
-def shipments(lots: Iterable[Lot], hold: Hold, *, flush: bool = False) -> Iterator[Shipment]:
+def shipments(
+    lots: Iterable[Lot], hold: Hold, *, flush: bool = False, whole: bool = False
+) -> Iterator[Shipment]:
     """Pack lots, those of one file side by side and by offset, into segments.
 
-    Without `flush` what fills less than half of the last segment is left out: it waits.
+    Without `flush` what fills less than half of the last segment is left out: it waits. So does
+    with `whole` what does not fill it.
     """
     assert hold.capacity(1) > 0, f"a zone of {hold.zone_bytes} bytes holds nothing"
     waiting: list[File] = []
@@ -147,7 +150,8 @@ def shipments(lots: Iterable[Lot], hold: Hold, *, flush: bool = False) -> Iterat
             shipment, waiting = _fill(waiting, hold, last=False)
             yield shipment
             size, count = sum(map(_size, waiting)), sum(map(len, waiting))
-    while waiting and (flush or 2 * size >= hold.capacity(count)):
+    part = 1 if whole else 2
+    while waiting and (flush or part * size >= hold.capacity(count)):
         shipment, waiting = _fill(waiting, hold, last=True)
         yield shipment
         size, count = sum(map(_size, waiting)), sum(map(len, waiting))
@@ -212,7 +216,9 @@ def _fill(files: Sequence[File], hold: Hold, *, last: bool) -> tuple[Shipment, l
         if size <= hold.k * packing.data_bytes and not packing.cut(packing.place(taken)):
             return packing.shipment(), later
     packing = _Packing(hold.k, longest, unit)
-    left = packing.cut(packing.place(taken), waste_bytes=hold.k * longest // WASTE_MAX)
+    # The last file is the one that is too much: what came before it does not wait for it.
+    left = packing.place(taken[:-1]) + taken[-1:] if size > hold.k * longest else taken
+    left = packing.cut(packing.place(left), waste_bytes=hold.k * longest // WASTE_MAX)
     if last and not later and size <= hold.k * longest:
         packing.unit_bytes_min = 1
         left = packing.cut(left)

@@ -37,8 +37,8 @@ from shmr.archive.victims import (
     dead_bytes,
     hold_of,
     inodes_in,
-    live_bytes,
     room_bytes,
+    takes_rest,
     victims,
 )
 from shmr.archive.workers import Workers
@@ -183,7 +183,7 @@ class Shift:
             )
             try:
                 settled = self.report.segments
-                for shipment in shipments(counted, hold, flush=flush):
+                for shipment in shipments(counted, hold, flush=flush, whole=cleaning):
                     self._control.check()
                     counted.size_bytes -= shipment.size_bytes
                     yield from shipping.ship(shipment)
@@ -235,9 +235,8 @@ class Shift:
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
             segments, retired = self.report.segments, self.report.retired
             dead = dead_bytes(catalog, found)
-            # What fits into one segment goes there, however little: each victim is a zone won.
-            little = live_bytes(catalog, found) < hold_of(pool).capacity(1)
-            yield from self.to_archive(lots, pool, flush=flush or little, cleaning=True)
+            rest = takes_rest([catalog.live.get(number, 0) for number in found], hold_of(pool))
+            yield from self.to_archive(lots, pool, flush=flush or rest, cleaning=True)
             if self.report.segments == segments or self.report.retired == retired:
                 return
             wanted_bytes -= dead

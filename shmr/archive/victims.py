@@ -13,7 +13,7 @@ from shmr.archive.plan import Hold
 from shmr.archive.pool import Pool
 from shmr.catalog.catalog import Catalog
 from shmr.core.placement import DriveFacts, segments_left
-from shmr.core.victim import SegmentUse, to_clean, winning
+from shmr.core.victim import SegmentUse, rest_wins, to_clean, winning
 from shmr.format.archived import Archived
 from shmr.format.rows import Table, segment_of, split_key
 from shmr.log.fragments import FragmentStore
@@ -24,7 +24,7 @@ ALL_BYTES = 1 << 62
 """More than any pool has to win."""
 SHORT = 8
 """A segment that lacks this part of what its zones hold, or more, is short."""
-_ROOM_SHARE = 0.95
+ROOM_SHARE = 0.95
 """How much of a segment is sure to be filled: the rest is table, and files that are not cut."""
 
 
@@ -146,7 +146,7 @@ def room_bytes(pool: Pool, fragments: FragmentStore, spare_zones: int) -> int:
 def room_for(pool: Pool, facts: Iterable[DriveFacts]) -> int:
     """`room_bytes` of drives with so much free."""
     segments = segments_left([fact.free_zones for fact in facts], pool.width)
-    return int(segments * hold_of(pool).capacity(1) * _ROOM_SHARE)
+    return int(segments * hold_of(pool).capacity(1) * ROOM_SHARE)
 
 
 def inodes_in(catalog: Catalog, segments: Sequence[int]) -> list[int]:
@@ -165,12 +165,12 @@ def inodes_in(catalog: Catalog, segments: Sequence[int]) -> list[int]:
     return sorted(found, key=lambda number: (found[number], number))
 
 
-def live_bytes(catalog: Catalog, segments: Iterable[int]) -> int:
-    """What lives in these segments."""
-    return sum(catalog.live.get(number, 0) for number in segments)
+def takes_rest(lives: Sequence[int], hold: Hold) -> bool:
+    """Is what does not fill a segment to be written too, from victims with so many live bytes?"""
+    return rest_wins(lives, hold.capacity(1))
 
 
-def dead_bytes(catalog: Catalog, segments: Collection[int]) -> int:
+def dead_bytes(catalog: Catalog, segments: Iterable[int]) -> int:
     """What is dead in these archived segments."""
     total = 0
     for number in segments:

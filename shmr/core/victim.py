@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +100,42 @@ def winning(
     """As many of these victims, from the first on, as win a zone: numbers; none if none do.
 
     What lives in them is written to new segments of `fill_bytes`, one zone each however little is
-    in it. What fills less than half of the last one, of several, stays where it is, in one of the
-    victims, unless `flush`. When there is no room for all that lives in them, it is enough that
-    the last has less in it than before: it is the first of the next time.
+    in it; what does not fill one stays where it is, if that is better (`rest_wins`), but for
+    `flush`. When there is no room for all that lives in them, it is enough that the last has less
+    in it than before: it is the first of the next time.
     """
-    live = [0, *accumulate(use.live_bytes for use in uses)]
-    if live[-1] >= room_bytes and len(uses) > 1:
-        return [use.number for use in uses]
+    lives = [use.live_bytes for use in uses]
+    numbers = [use.number for use in uses]
+    if sum(lives) >= room_bytes and len(uses) > 1:
+        return numbers
     for count in range(len(uses), 1, -1):
-        whole, rest = divmod(live[count], fill_bytes)
-        stays = whole > 0 and rest > 0 and 2 * rest < fill_bytes and not flush
-        if count - stays > whole + (rest > 0 and not stays):
-            return [use.number for use in uses[:count]]
+        emptied, written = _traded(lives[:count], fill_bytes)
+        if flush or rest_wins(lives[:count], fill_bytes):
+            emptied, written = count, -(-sum(lives[:count]) // fill_bytes)
+        if emptied > written:
+            return numbers[:count]
     return []
+
+
+def rest_wins(lives: Sequence[int], fill_bytes: int) -> bool:
+    """Is what does not fill a segment to be written too, from victims with so many live bytes?
+
+    Only if a zone is won by that and none without: it would soon have to be written again.
+    """
+    emptied, written = _traded(lives, fill_bytes)
+    return emptied <= written and len(lives) > -(-sum(lives) // fill_bytes)
+
+
+def _traded(lives: Sequence[int], fill_bytes: int) -> tuple[int, int]:
+    """Victims that are emptied, from the first on, by writing full segments; and how many these."""
+    written = sum(lives) // fill_bytes
+    emptied, left = 0, written * fill_bytes
+    for live in lives:
+        left -= live
+        if left < 0:
+            break
+        emptied += 1
+    return emptied, written
 
 
 def _score(use: SegmentUse, newest: int, age_power: float = 1.0) -> float:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from shmr.archive.account import turn_of
+from shmr.archive.account import turns
 from shmr.archive.forecast import DRIVE_RATE_BYTES, Forecast, Outlook, Step
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.plan import Lot
@@ -22,6 +22,7 @@ from shmr.archive.victims import (
     inodes_in,
     segment_uses,
     select,
+    takes_rest,
 )
 from shmr.config import Config
 from shmr.service.choosing import Move, is_source, pool_facts, pool_named
@@ -50,14 +51,16 @@ class Forecaster:
         self._flush = flush
         catalog = volume.catalog
         self._archived = dict(catalog.archived_segments())
+        turn = turns(catalog)
         self._outlooks = {
-            pool.name: Outlook(pool, volume.context.fragments, turn=turn_of(catalog, pool))
-            for pool in pools
+            pool.name: Outlook(pool, volume.context.fragments, turn=turn[pool.id]) for pool in pools
         }
         self._gone: Counter[int] = Counter()
         """Bytes that would have left each segment."""
         self._shipped: dict[tuple[int, int], int] = {}
         self._into_workspace = 0
+        # A run begins with that.
+        self._release(self._archived)
 
     def moves(self, moves: Iterable[Move]) -> Iterator[Forecast]:
         """One for each move. Raises SetupError: no drive of a pool is there."""
@@ -149,12 +152,13 @@ class Forecaster:
                 dead_share_min=pool.clean_at,
                 flush=self._flush,
             )
-            live = sum(use.live_bytes for use, _ in uses if use.number in found)
+            lives = {use.number: use.live_bytes for use, _ in uses}
+            rest = takes_rest([lives[number] for number in found], hold_of(pool))
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
             step = outlook.ship(
                 self._left(lots),
                 spare_zones=spare,
-                flush=self._flush or live < hold_of(pool).capacity(1),
+                flush=self._flush or rest,
                 cleaning=True,
                 is_archived=self._archived.__contains__,
                 settle=self._settle,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmr.core.victim import SegmentUse, choose, to_clean, winning
+from shmr.core.victim import SegmentUse, choose, rest_wins, to_clean, winning
 
 SIZE = 1000
 NEWEST = 100
@@ -121,12 +121,12 @@ def test_the_workspace_s_victim_is_one_with_enough_dead(uses: list[SegmentUse]) 
     assert found in able if able else found is None
 
 
-def zones(uses: list[SegmentUse], *, flush: bool) -> tuple[int, int]:
-    """How many of these are emptied, and how many new segments that takes."""
+def zones(uses: list[SegmentUse], *, flush: bool) -> int:
+    """How many zones it wins to write what lives in these: full segments, or all of it."""
     whole, rest = divmod(live_in(uses), SIZE)
-    if not rest or not whole or flush or 2 * rest >= SIZE:
-        return len(uses), whole + bool(rest)
-    return len(uses) - 1, whole
+    emptied = max(n for n in range(len(uses) + 1) if live_in(uses[:n]) <= whole * SIZE)
+    everything = len(uses) - whole - bool(rest)
+    return everything if flush else max(emptied - whole, everything)
 
 
 @given(pools(), st.booleans())
@@ -136,12 +136,20 @@ def test_victims_together_win_a_zone_and_all_that_do_are_taken(
     uses = [use for use in uses if use.live_bytes]
     numbers = winning(uses, fill_bytes=SIZE, room_bytes=10**9, flush=flush)
     assert numbers == [use.number for use in uses[: len(numbers)]]
-    if numbers:
-        emptied, written = zones(uses[: len(numbers)], flush=flush)
-        assert emptied > written
+    assert not numbers or zones(uses[: len(numbers)], flush=flush) > 0
     for count in range(len(numbers) + 1, len(uses) + 1):
-        emptied, written = zones(uses[:count], flush=flush)
-        assert emptied <= written
+        assert zones(uses[:count], flush=flush) <= 0
+
+
+@given(pools())
+def test_what_does_not_fill_a_segment_is_written_only_where_nothing_else_wins(
+    uses: list[SegmentUse],
+) -> None:
+    lives = [use.live_bytes for use in uses if use.live_bytes]
+    whole, rest = divmod(sum(lives), SIZE)
+    if rest_wins(lives, SIZE):
+        assert len(lives) > whole + bool(rest)
+        assert not any(sum(lives[:n]) <= whole * SIZE for n in range(whole + 1, len(lives) + 1))
 
 
 @given(pools(), st.integers(1, 10 * SIZE))
@@ -161,7 +169,8 @@ def test_where_room_is_short_it_is_enough_that_the_last_has_less_in_it(
         ([400, 500], 2),
         ([600, 600], 0),
         ([700, 700, 700], 0),  # two are written, the rest stays in the third
-        ([700, 700, 700, 700], 4),
+        ([700, 700, 700, 700], 4),  # three are written
+        ([100, 900, 50, 700], 4),  # one is written, and three are emptied
         ([100, 100, 100], 3),
     ],
 )
