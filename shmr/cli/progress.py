@@ -66,8 +66,9 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Where it ended stays to be seen, also where it was interrupted."""
+        self._meter.note(self._clock(), self._meter.done_bytes)
         self._draw()
-        if self._is_terminal:
+        if self._is_terminal and self._is_begun:
             self._write("\n")
 
     def update(
@@ -80,6 +81,8 @@ class Progress:
             self._note = note
         now = self._clock()
         self._meter.done_bytes = done_bytes
+        if not self._is_begun:
+            return
         if self._drawn_s is None or now - self._drawn_s >= self._pause_s:
             self._meter.note(now, done_bytes)
             self._drawn_s = now
@@ -91,7 +94,14 @@ class Progress:
         if self._is_terminal:
             self._draw()
 
+    @property
+    def _is_begun(self) -> bool:
+        """Nothing is shown before anything is known: what is refused at once has no progress."""
+        return bool(self._meter.total_bytes or self._note)
+
     def _draw(self) -> None:
+        if not self._is_begun:
+            return
         meter = self._meter
         numbers = (
             f"{meter.share:4.0%}  {format_size(meter.done_bytes)} of "

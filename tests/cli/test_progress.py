@@ -66,6 +66,24 @@ def test_elsewhere_there_is_a_plain_line_every_few_seconds() -> None:
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_a_job_of_which_nothing_is_known_shows_nothing(stream: io.StringIO) -> None:
+    with pytest.raises(ValueError, match="refused"), Progress("shift", 0, stream=stream):
+        raise ValueError("refused")
+    assert stream.getvalue() == ""
+
+
+def test_a_job_of_a_moment_has_a_rate() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress("drain", 0, stream=stream, clock=clock) as progress:
+        progress.update(0, total_bytes=4 * MIB, note="planning")
+        clock.now += 2
+        progress.update(4 * MIB, note="verifying")
+    assert stream.getvalue().splitlines()[-1] == (
+        "drain: 100%  4.0 MiB of 4.0 MiB  2.0 MiB/s  0:00 left  verifying"
+    )
+
+
 def test_a_line_that_stays_stands_above_the_bar() -> None:
     stream = Terminal()
     with Progress("shift", MIB, stream=stream, clock=Clock(), width=lambda: 80) as progress:
