@@ -167,7 +167,7 @@ def _begin(
 ) -> KnownPool:
     """A pool that the config names and that never was. Raises SetupError."""
     known = known_pools(volume.catalog)
-    if any(one.name == wanted.name for one in known.values()):
+    if any(one.name == wanted.name and one.members for one in known.values()):
         raise SetupError(
             f"pool {wanted.name!r}: no drive of it is there; connect them. If all are lost, give "
             "the pool another name in the config to begin a new one"

@@ -70,7 +70,7 @@ def find_drive(volume: Volume, pools: Sequence[Pool], text: str, config: Config)
     found = [one for one in candidates if len(begins) >= _ID_MIN and one.hex().startswith(begins)]
     if len(found) != 1:
         raise SetupError(
-            f"{text}: {'no drive' if not found else 'more than one drive'} of an archive pool is "
+            f"{text!r}: {'no drive' if not found else 'more than one drive'} of an archive pool is "
             "called so; give a path of the config or an id (`shmr drive list` has them)"
         )
     pool, member = candidates[found[0]]

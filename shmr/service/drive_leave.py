@@ -22,7 +22,7 @@ from shmr.service.rehousing import Job
 from shmr.volume import members
 from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row
-from shmr.volume.known_pools import known_pools, remember
+from shmr.volume.known_pools import forget, known_pools, remember
 from shmr.volume.volume import Volume
 
 
@@ -60,12 +60,22 @@ def _take_out(
                     f"{found.label}: {'; '.join(problems)}. `shmr drive drain` moves or rebuilds "
                     "what it holds, --force takes it out as it is"
                 )
+            if len(found.pool.drives) == 1:
+                return (_end(volume, rows, found),)
             if found.there is not None and not count and keeps_snapshot(found.there):
                 states = {**found.pool.states, found.drive: DriveState.DRAIN}
                 pool = replace(found.pool, states=states)
                 job.do(job.rehousing.evacuate(pool, found.drive))
-            advice = [leave(volume, found)]
-            if count:
+            # One with something on it keeps its superblock: so it can come back.
+            there = found.there if not count else None
+            advice = [leave(volume, replace(found, there=there))]
+            if count and found.there is not None:
+                advice.append(
+                    f"{count} fragments are on it: `shmr drive add` takes it in again with them, "
+                    f"`shmr drive drain {config.path} {found.drive.hex()[:8]}` rebuilds them on "
+                    "the others, where that can be done"
+                )
+            elif count:
                 advice.append(
                     f"{count} fragments were on it: `shmr drive drain {config.path} "
                     f"{found.drive.hex()[:8]}` rebuilds them on the others, where that can be done"
@@ -83,6 +93,24 @@ def _check_presence(found: FoundDrive, *, missing: bool) -> None:
         )
     if not found.member:
         raise SetupError(f"{found.label} is no member of pool {found.pool.name!r} any more")
+
+
+def _end(volume: Volume, rows: Mapping[int, Archived], found: FoundDrive) -> str:
+    """The last drive leaves, and with it the pool ends; returns what to do with the config."""
+    if rows or found.there is None:
+        raise SetupError(
+            f"{found.label} is the only drive of pool {found.pool.name!r}, and "
+            f"{_count(len(rows), 'segment')} of the pool would be lost: move what they hold first "
+            f"(`shmr-compact --all --from {found.pool.name} --to POOL`)"
+        )
+    # The journal first: a drive that is left over would be remembered again.
+    forget(volume, found.pool.id)
+    # Copies of snapshots have nowhere to go.
+    for name in found.there.names():
+        if name.startswith("snapshot-"):
+            found.there.discard(name)
+    members.end(found.there)
+    return f"pool {found.pool.name!r} is no more: take it out of the config"
 
 
 def leave(volume: Volume, found: FoundDrive) -> str:

@@ -116,9 +116,30 @@ def _old(
             f"{found.pool.name!r}: name one of the same pool"
         )
     if found.there is not None and found.label == str(entry.path):
-        # It took the place of one at this path, in a run that was cut off: or that was all.
-        return the_missing(volume.context.fragments.drives, found.pool, pool, found.label)
+        return _predecessor(volume, found, pool)
     return found
+
+
+def _predecessor(volume: Volume, found: FoundDrive, entry: PoolConfig) -> FoundDrive:
+    """Whose place a drive of the pool takes at its path, in a run that was cut off.
+
+    Raises SetupError where that is not known, NoMember where that was all.
+    """
+    there = volume.context.fragments.drives
+    missing = [drive for drive in found.pool.drives if drive not in there]
+    if not missing:
+        raise NoMember(
+            f"{found.label} is a drive of pool {found.pool.name!r}, and none is missing: nothing "
+            "is left to be done"
+        )
+    try:
+        return the_missing(there, found.pool, entry, found.label)
+    except SetupError as error:
+        ids = ", ".join(drive.hex()[:8] for drive in missing)
+        raise SetupError(
+            f"{found.label} is a drive of pool {found.pool.name!r}; to have it take the place of "
+            f"another give the id of that: {ids}"
+        ) from error
 
 
 def _at(volume: Volume, entry: DriveConfig) -> bytes | None:

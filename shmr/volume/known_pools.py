@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shmr.catalog.catalog import Catalog
 from shmr.errors import IntegrityError
@@ -28,7 +28,10 @@ _ID = 32
 
 @dataclass(frozen=True, slots=True)
 class KnownPool:
-    """A pool and the ids of all its members, as of a generation of its superblocks."""
+    """A pool and the ids of all its members, as of a generation of its superblocks.
+
+    One without members has ended.
+    """
 
     pool: bytes
     name: str
@@ -84,6 +87,14 @@ def rows_of_pool(catalog: Catalog, pool: KnownPool) -> list[Row]:
         *(Row(Table.STATE, key, None) for key in sorted(stale)),
         *(Row(Table.STATE, key, encode_number(value)) for key, value in values.items()),
     ]
+
+
+def forget(volume: Volume, pool: bytes) -> None:
+    """The pool is no more: a drive that is left over does not bring it back. Durable when this
+    returns.
+    """
+    known = known_pools(volume.catalog)[pool]
+    remember(volume, replace(known, generation=known.generation + 1, members=()))
 
 
 def _member(pool: bytes, drive: bytes) -> bytes:

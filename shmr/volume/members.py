@@ -94,10 +94,15 @@ def leave(
         )
     _raise(others, newest)
     if drive is not None:
-        for name in drive.names():
-            if name.startswith("superblock-"):
-                drive.discard(name)
+        end(drive)
     return _known(newest)
+
+
+def end(drive: Drive) -> None:
+    """The only member of a pool in which nothing is leaves it: the pool is no more."""
+    for name in drive.names():
+        if name.startswith("superblock-"):
+            drive.discard(name)
 
 
 def _newest(drives: Iterable[Drive], known: KnownPool | None) -> Superblock | None:

@@ -21,6 +21,7 @@ from shmr.service.rehousing import Rehoused
 from shmr.units import MIB
 from shmr.volume.context import Caller
 from shmr.volume.damage import note_damage
+from shmr.volume.known_pools import known_pools
 
 CONFIG = """\
 filesystem: tests
@@ -490,6 +491,53 @@ def test_a_pool_that_is_new_in_the_config_begins_with_its_first_drive(place: Pla
     for name in "abcdx":
         shutil.rmtree(place.base / name)
     place.assert_files()
+
+
+def test_a_pool_ends_with_its_last_drive_and_may_then_be_begun_anew(place: Place) -> None:
+    name_new_pool(place)
+    service.drive_add(place.config, place.path("x"), place.path("y"))
+    service.compact(place.config, everything=True, source="cold", target="cellar", flush=True)
+    service.drive_remove(place.config, place.path("y"), force=True)
+    with pytest.raises(SetupError, match="would be lost: move what they hold first"):
+        service.drive_remove(place.config, place.path("x"), force=True)
+    place.assert_files()
+    service.compact(place.config, everything=True, source="cellar", target="cold", flush=True)
+    with pytest.raises(SetupError, match="--force"):
+        service.drive_remove(place.config, place.path("x"))
+    (told,) = service.drive_remove(place.config, place.path("x"), force=True)
+    assert "'cellar' is no more" in told
+    with unmounted(load(place.config), read_only=True) as (volume, pools):
+        assert [pool.name for pool in pools] == ["cold"]
+        known = known_pools(volume.catalog).values()
+        assert {pool.name: len(pool.members) for pool in known} == {"cold": 4, "cellar": 0}
+    with pytest.raises(SetupError, match="pool 'cellar'; only an empty directory"):
+        service.drive_add(place.config, place.path("y"))
+    shutil.rmtree(place.base / "y")
+    (place.base / "y").mkdir()
+    service.drive_add(place.config, place.path("y"), place.path("x"))
+    place.assert_files()
+
+
+def test_drives_that_were_removed_by_force_come_back_with_what_they_hold(place: Place) -> None:
+    for name in "ab":
+        told = service.drive_remove(place.config, place.path(name), force=True)
+        assert "takes it in again" in told[1]
+    with pytest.raises(ShmrError, match="is missing"):
+        place.assert_files()
+    service.drive_add(place.config, place.path("b"))
+    place.assert_files()
+    service.drive_add(place.config, place.path("a"))
+    shutil.rmtree(place.base / "c")
+    place.assert_files()
+
+
+def test_a_drive_does_not_take_its_own_place(place: Place) -> None:
+    told = service.drive_replace(place.config, place.path("a"), place.path("a"))
+    assert not told.moved and "none is missing" in told.advice[0]
+    for name in "bc":
+        shutil.rmtree(place.base / name)
+    with pytest.raises(SetupError, match="give the id of that"):
+        service.drive_replace(place.config, place.path("a"), place.path("a"))
 
 
 def test_a_pool_is_not_begun_anew_while_its_drives_are_away(place: Place) -> None:
