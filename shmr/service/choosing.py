@@ -29,7 +29,7 @@ from shmr.format.rows import (
     segment_of,
     split_key,
 )
-from shmr.policy import Candidate, Chooser, FileFacts, PoolFacts, matches, patterns
+from shmr.policy import Candidate, Chooser, FileFacts, PoolFacts, Verdict, matches, patterns
 from shmr.volume.volume import Volume
 
 
@@ -203,17 +203,10 @@ def _regular(catalog: Catalog) -> Iterator[int]:
 def _by_rules(config: Config, volume: Volume, pools: list[Pool], now_ns: int) -> list[Move]:
     rules = {pool.name: pool.rules for pool in config.pools}
     chooser = Chooser(pool_facts(config, volume, pools), rules, now_ns)
-    packing = _Packing(chooser.rules_max)
-    candidates = Ordered(packing.size_bytes)
-    for file in _file_facts(config, volume, pools, patterns(rules.values())):
-        for candidate in chooser.candidates(file):
-            candidates.add(packing.pack(candidate))
+    files = _file_facts(config, volume, pools, patterns(rules.values()))
     grouped: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
-    for record in candidates:
-        candidate = packing.unpack(record)
-        verdict = chooser.decide(candidate)
-        if verdict is not None:
-            grouped[verdict.source, verdict.target].append(candidate.inode)
+    for candidate, verdict in decided(chooser, files):
+        grouped[verdict.source, verdict.target].append(candidate.inode)
     # The last pool first: what arrives in a pool is not to be moved on at once.
     order = {pool.name: pool.priority for pool in config.pools}
     return [
@@ -222,6 +215,20 @@ def _by_rules(config: Config, volume: Volume, pools: list[Pool], now_ns: int) ->
             grouped.items(), key=lambda item: order[item[0][0]], reverse=True
         )
     ]
+
+
+def decided(chooser: Chooser, files: Iterable[FileFacts]) -> Iterator[tuple[Candidate, Verdict]]:
+    """What goes, in the order of deciding; in little memory, also of a million files."""
+    packing = _Packing(chooser.rules_max)
+    candidates = Ordered(packing.size_bytes)
+    for file in files:
+        for candidate in chooser.candidates(file):
+            candidates.add(packing.pack(candidate))
+    for record in candidates:
+        candidate = packing.unpack(record)
+        verdict = chooser.decide(candidate)
+        if verdict is not None:
+            yield candidate, verdict
 
 
 class _Packing:

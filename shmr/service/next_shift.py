@@ -21,7 +21,8 @@ from shmr.config import Config, PoolConfig
 from shmr.core.placement import DriveFacts
 from shmr.format.rows import ROOT
 from shmr.log.store import usable_bytes
-from shmr.policy import FileFacts, PoolFacts, choose, needs_paths
+from shmr.policy import Chooser, FileFacts, PoolFacts, needs_paths
+from shmr.service.choosing import decided
 from shmr.service.survey import Survey
 from shmr.service.whereabouts import Finder
 
@@ -75,12 +76,12 @@ def next_shift(
     sizes: Counter[tuple[str, str]] = Counter()
     gone: Counter[int] = Counter()
     every = _file_facts(reading, finder, paths=needs_paths(rules.values()))
-    for choice in choose(every, pools, rules, now_ns):
-        files[choice.source, choice.target] += 1
-        sizes[choice.source, choice.target] += choice.size_bytes
-        for extent in reading.extents(choice.file.inode):
+    for candidate, (source, target, _) in decided(Chooser(pools, rules, now_ns), every):
+        files[source, target] += 1
+        sizes[source, target] += candidate.size_bytes
+        for extent in reading.extents(candidate.inode):
             at = extent.address
-            if at is not None and finder.find(at.segment).pool == choice.source:
+            if at is not None and finder.find(at.segment).pool == source:
                 gone[at.segment] += extent.length
     order = {pool.name: pool.priority for pool in config.pools}
     moves = (
