@@ -665,6 +665,26 @@ def test_redundancy_is_raised_and_lowered(place: Place) -> None:
     place.assert_files()
 
 
+def test_copies_become_more_and_fewer(place: Place) -> None:
+    name_new_pool(place)
+    (place.base / "z").mkdir()
+    text = place.config.read_text()
+    place.config.write_text(text + "      - {path: z, size: 64MiB}\n")
+    service.drive_add(place.config, *(place.path(name) for name in "xyz"))
+    service.compact(place.config, everything=True, source="cold", target="cellar", flush=True)
+    done = service.redundancy(place.config, "cellar", 2)
+    assert done.is_complete and done.moved > 0 and "scheme: {mirror: 3}" in done.advice[0]
+    for name in "xz":
+        (place.base / name).rename(place.base / f"{name}-away")
+    place.assert_files()
+    for name in "xz":
+        (place.base / f"{name}-away").rename(place.base / name)
+    done = service.redundancy(place.config, "cellar", 0)
+    assert done.is_complete and done.dropped > 0 and "scheme: single" in done.advice[0]
+    assert set(place.widths()) == {1}
+    place.assert_files()
+
+
 def test_redundancy_that_drives_do_not_allow_is_refused(place: Place) -> None:
     done = service.redundancy(place.config, "cold", 3)
     assert not done.is_complete and done.shortage is not None
