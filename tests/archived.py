@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 
 from shmr.codec import Codec
 from shmr.core.stripe import Geometry, fit
@@ -29,6 +31,8 @@ FILESYSTEM = bytes(range(16))
 POOL = bytes(range(32, 48))
 UNIT = 4 * KIB
 ZONE = MIB
+NUMBER = 9
+"""Of the segment that `Segment` is."""
 
 
 def drive_id(index: int) -> bytes:
@@ -152,3 +156,42 @@ class Pool:
 
     def other_writes(self) -> int:
         return sum(drive.other_writes for drive in self.drives.values())
+
+
+def content_of(k: int, stripes: int = 3) -> bytes:
+    """Bytes for k fragments of some units each, the last of them not full."""
+    return random.Random(k).randbytes(k * stripes * UNIT - 1000)
+
+
+class Segment:
+    """A pool, and one segment written to it."""
+
+    def __init__(self, k: int, m: int, *, stripes: int = 3) -> None:
+        self.pool = Pool(k, m)
+        self.content = content_of(k, stripes)
+        self.archived = self.pool.write(NUMBER, self.content)
+        self.header = self.archived.header(FILESYSTEM, NUMBER, 0)
+        self.pool.lull()
+
+    @property
+    def all(self) -> range:
+        return range(self.pool.k + self.pool.m)
+
+    def ids(self, indexes: Iterable[int]) -> list[bytes]:
+        return [self.archived.fragments[index].drive for index in indexes]
+
+    def read_all(self, reader: Gather) -> bytes:
+        return reader.read(NUMBER, self.archived, 0, len(self.content))
+
+    def losses(self) -> Iterator[tuple[int, ...]]:
+        """Every set of at most m fragments."""
+        for count in range(self.pool.m + 1):
+            yield from combinations(self.all, count)
+
+    def in_place_of(self, index: int, content: bytes) -> None:
+        """Let a fragment's file have this content."""
+        name = self.pool.file_of(NUMBER, self.archived, index)
+        self.pool.drive_of(self.archived, index).plant(name, 0, content)
+
+    def file(self, index: int) -> bytes:
+        return self.pool.content_of(NUMBER, self.archived, index)
