@@ -31,8 +31,12 @@ class PoolDriveError(DriveError):
     ) -> None:
         super().__init__(error.drive, error.operation, error.cause)
         facts, absent = pool.facts(fragments, avoided=avoided)
-        zones = [f"{fact.label}: {fact.free_zones} zones free" for fact in facts]
+        zones = list(map(_zones_free, facts))
         self.args = (f"pool {pool.name!r}: {error} ({'; '.join([*zones, *absent])})",)
+
+
+def _zones_free(fact: DriveFacts) -> str:
+    return f"{fact.label}: {fact.free_zones} {'zone' if fact.free_zones == 1 else 'zones'} free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,15 @@ class Pool:
         facts, absent = self.facts(fragments, spare_zones, avoided)
         found = place(facts, self.width, turn, same_device=self.same_device, cleaning=cleaning)
         if isinstance(found, Shortage):
-            zones = ", ".join(f"{fact.label}: {fact.free_zones} zones free" for fact in facts)
-            parts = [str(found), *absent, zones]
-            raise NoPlace(f"pool {self.name!r}: {'; '.join(filter(None, parts))}")
+            refused = {label for label, _ in found.refused}
+            parts = [str(found), *absent]
+            parts += [_zones_free(fact) for fact in facts if fact.label not in refused]
+            if spare_zones:
+                parts.append(f"besides, {spare_zones} zones of each drive are kept for snapshots")
+            raise NoPlace(
+                f"pool {self.name!r}: {'; '.join(parts)}. Add a drive (`shmr drive add`), connect "
+                "those that are missing, or delete files, and run it again"
+            )
         return rotated(found, turn)
 
     def facts(

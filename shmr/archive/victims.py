@@ -170,6 +170,11 @@ def takes_rest(lives: Sequence[int], hold: Hold) -> bool:
     return rest_wins(lives, hold.capacity(1))
 
 
+def segments_of(catalog: Catalog, pool: Pool) -> list[int]:
+    """All archived segments of a pool, by number."""
+    return [number for number, one in catalog.archived_segments() if one.pool == pool.id]
+
+
 def dead_bytes(catalog: Catalog, segments: Iterable[int]) -> int:
     """What is dead in these archived segments."""
     total = 0

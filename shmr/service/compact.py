@@ -19,7 +19,7 @@ from shmr.archive.plan import Lot
 from shmr.archive.pool import NoPlace, Pool
 from shmr.archive.shift import Shift
 from shmr.archive.sources import lots_of
-from shmr.archive.victims import DEAD_SHARE_PRESSED
+from shmr.archive.victims import DEAD_SHARE_PRESSED, dead_bytes, segments_of
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError, ShmrError, Unfinished
 from shmr.service.choosing import Move, Wish, chosen, is_source, pool_named
@@ -192,19 +192,27 @@ def _move_to_archive(
 ) -> None:
     """Move what is left of these lots; where zones run out, dead bytes make room for the rest.
 
-    As long as that helps: each time less has to be left than the time before. Raises as
-    `Shift.to_archive` does.
+    As long as that helps: each time less is left to be moved, or less is dead in the pool, or what
+    lives there is closer together than the time before. Raises as `Shift.to_archive` does.
     """
-    left_before: int | None = None
+    catalog = shift.volume.catalog
+    before: tuple[int, int, int] | None = None
     while True:
         try:
             run_inline(shift.to_archive(lots(), pool, flush=flush))
             return
         except NoPlace:
             left = sum(lot.length for lot in lots())
-            if left_before is not None and left >= left_before:
+            numbers = segments_of(catalog, pool)
+            dead = dead_bytes(catalog, numbers)
+            # What lives is drawn together, also where no zone is won yet: some segments become
+            # full, one has less in it.
+            spread = -sum(catalog.live.get(number, 0) ** 2 for number in numbers)
+            if before is not None and all(
+                now >= then for now, then in zip((left, dead, spread), before, strict=True)
+            ):
                 raise
-            left_before = left
+            before = left, dead, spread
             logger.info("pool %r: zones run out; segments with dead bytes are cleaned", pool.name)
             if not _make_room(shift, pool, left):
                 raise

@@ -67,9 +67,10 @@ class ShiftStatus:
         self._writer.write(facts, self._time_ns())
 
     def ended(self) -> None:
-        """Nobody works on the filesystem any more."""
+        """Nobody works on the filesystem any more; the drives must still be open."""
         if self._writer is not None:
-            facts = StatusFacts(self._config.filesystem, "not mounted")
+            pools = tuple(map(self._pool, self._config.pools))
+            facts = StatusFacts(self._config.filesystem, "not mounted", pools)
             self._writer.write(facts, self._time_ns())
 
     def _pool(self, pool: PoolConfig) -> PoolStatus:

@@ -296,6 +296,7 @@ def _warnings(
                 f"degraded: {len(archive.missing)} of {len(archive.members)} drives of archive "
                 f"pool {pool.name!r} are missing, and it can do without {pool.spare}: "
                 + ", ".join(drive.hex() for drive in archive.missing)
+                + _more_than_spare(len(archive.missing), pool.spare)
             )
 
 
@@ -426,3 +427,9 @@ def _workspace(
             raised = old._replace(generation=newest + 1, members=ids, created_ns=clock())
             write_superblock(drive, raised)
     return Membership(block.filesystem, current, ids, created=False, missing=missing)
+
+
+def _more_than_spare(missing: int, spare: int) -> str:
+    if missing <= spare:
+        return ""
+    return "; files with bytes on more of these than that cannot be read until they are connected"
