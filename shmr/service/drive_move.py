@@ -209,6 +209,8 @@ def _empty(
         if job.shortage is not None:
             other = "replace this one" if onto is None else "replace it by a larger one"
             advice = (f"add a drive to the pool (`shmr drive add`), or {other}; then run it again",)
+            if found.member and not terms.dry_run:
+                advice += ("it is given nothing more until `shmr drive state` says `normal`",)
         elif not left and onto is None and not terms.dry_run:
             verb = "remove" if found.there is not None else "forget"
             advice = (f"nothing is on it any more: `shmr drive {verb}` takes it out of the pool",)

@@ -138,6 +138,7 @@ def test_what_has_no_place_stays_and_says_so(place: Place) -> None:
     done = service.drive_drain(place.config, place.path("b"))
     assert not done.is_complete and done.left > 0
     assert done.shortage is not None and "being drained" in done.shortage
+    assert "drive state" in done.advice[1]
     place.assert_files()
     with pytest.raises(SetupError, match="needs 3"):
         service.drive_remove(place.config, place.path("a"))
