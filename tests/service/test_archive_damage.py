@@ -7,6 +7,7 @@ people have, mounts, and reads every file in small pieces.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import re
@@ -58,6 +59,13 @@ class Damaged(ArchiveMount):
     def said(self) -> str:
         """The log since the mount."""
         return self.log.read_bytes()[self.started :].decode()
+
+    def remembered(self) -> set[str]:
+        """The drives of which damage is known, while nothing is mounted."""
+        words = ("inspect", "overview", "--json", str(self.config))
+        told = self.command(*words, limit_s=60.0)
+        drives = [d for pool in json.loads(told.stdout)["pools"] for d in pool["drives"]]
+        return {drive["path"] for drive in drives if drive["damaged_units"]}
 
     def failures(self, pool: str) -> int:
         """Read every file of a pool in pieces, all of them right; how many were EIO instead."""
@@ -245,6 +253,8 @@ def test_damage_of_any_kind_on_m_fragments_of_each_segment_costs_nothing(
         assert [filesystem.failures(pool) for pool in POOLS] == [0, 0, 0]
         said = filesystem.said()
         assert [path for path in expected if not told(said, path)] == []
+        filesystem.stop()
+        assert filesystem.remembered() >= {str(path.parent) for path in expected}
     finally:
         filesystem.stop()
         filesystem.restore()
