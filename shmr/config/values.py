@@ -12,7 +12,7 @@ from shmr.units import MIB, NS_PER_S
 CODES = tuple(code.name.lower() for code in Code if code is not Code.COPIES)
 DEFAULT_CODE = Code.ISA_L_RS_CAUCHY.name.lower()
 DEFAULT_ZONE_BYTES = 256 * MIB
-DEFAULT_CLEAN_AT = 0.3
+DEFAULT_CLEAN_AT = 0.5
 DEFAULT_READ_DEADLINE_NS = 10 * NS_PER_S
 
 

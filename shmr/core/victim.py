@@ -30,8 +30,8 @@ ARCHIVE_AGE_POWER = 0.25
 """How much age counts in an archive pool: between greedy choice (0) and cost-benefit (1).
 
 Measured with tools/simulate_gc.py, 80 % full, write amplification for 0, 1/4, 1/2, 1: files of a
-tenth of a segment that die at random 2.16, 2.19, 2.32, 2.68; small ones of which a tenth gets 90 %
-of the changes 2.79, 2.67, 2.62, 2.66.
+tenth of a segment that die at random 2.04, 2.06, 2.06, 2.17; small ones of which a tenth gets 90 %
+of the changes 2.80, 2.70, 2.66, 2.69.
 """
 
 

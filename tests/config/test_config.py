@@ -99,7 +99,7 @@ def test_what_is_left_out_has_a_default() -> None:
     assert small.workspace.zone_size_bytes == 256 * MIB
     assert small.workspace.rules is None
     assert small.status_file is None
-    assert config(two_pools()).pools[1].clean_at == 0.3
+    assert config(two_pools()).pools[1].clean_at == 0.5
 
 
 def test_the_schemes() -> None:
