@@ -29,6 +29,10 @@ def _ignore(phase: Phase, size_bytes: int) -> None:
     """Nobody wants to know."""
 
 
+def _uncounted(size_bytes: int) -> None:
+    """Nobody wants to know."""
+
+
 def _at_once(size_bytes: int) -> None:
     """No limit."""
 
@@ -37,11 +41,12 @@ def _at_once(size_bytes: int) -> None:
 class Control:
     """`advance(phase, bytes of files)` on the volume's thread, as they are done; `stop()` says
     whether to stop, and is asked where that is safe; `pace(bytes)` is called in a job before they
-    are read, and may wait."""
+    are read, and may wait; `plan(bytes)`: so many more are going to be done, or fewer."""
 
     advance: Callable[[Phase, int], None] = _ignore
     stop: Callable[[], bool] = lambda: False
     pace: Callable[[int], None] = _at_once
+    plan: Callable[[int], None] = _uncounted
 
     def check(self) -> None:
         """Raise Stopped if that is wished."""

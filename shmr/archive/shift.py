@@ -235,8 +235,14 @@ class Shift:
             lots = lots_of(catalog, inodes_in(catalog, found), frozenset(found).__contains__)
             segments, retired = self.report.segments, self.report.retired
             dead = dead_bytes(catalog, found)
-            rest = takes_rest([catalog.live.get(number, 0) for number in found], hold_of(pool))
-            yield from self.to_archive(lots, pool, flush=flush or rest, cleaning=True)
+            lives = [catalog.live.get(number, 0) for number in found]
+            rest, moved = takes_rest(lives, hold_of(pool)), self.report.moved_bytes
+            self._control.plan(sum(lives))
+            try:
+                yield from self.to_archive(lots, pool, flush=flush or rest, cleaning=True)
+            finally:
+                # What does not fill a segment stayed, and what comes after an error.
+                self._control.plan(self.report.moved_bytes - moved - sum(lives))
             if self.report.segments == segments or self.report.retired == retired:
                 return
             wanted_bytes -= dead

@@ -134,10 +134,12 @@ def compact(
                 for move in moves:
                     routes.append(Route(tuple(sorted(move.sources)), move.target))
                     before = shift.report.moved_bytes
+                    waiting = shift.report.waiting_bytes
                     try:
                         _move(shift, volume, config, pools, move, flush)
                     finally:
                         routes[-1].moved_bytes = shift.report.moved_bytes - before
+                        follower.plan(waiting - shift.report.waiting_bytes)
                 if not wish.names_files:
                     for pool in pools:
                         _clean(shift, pool, flush, first)

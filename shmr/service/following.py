@@ -45,10 +45,11 @@ class Follower:
         self._halves = self._total = 0
 
     def plan(self, more_bytes: int) -> None:
-        """So much more will be moved."""
+        """So much more will be moved, or less than was thought."""
         self._total += more_bytes
         self._status.plan(self._total)
-        self._tell("planning")
+        if more_bytes:
+            self._tell("planning")
 
     def advance(self, phase: Phase, size_bytes: int) -> None:
         """So much of it was done, or half done: what is written is then verified."""
@@ -63,7 +64,7 @@ class Follower:
 
     def control(self, stop: Stop, limit_rate: int | None) -> Control:
         """What the job is given; `limit_rate` is in bytes per second."""
-        return Control(self.advance, stop, pace(limit_rate, stop))
+        return Control(self.advance, stop, pace(limit_rate, stop), self.plan)
 
     def _tell(self, phase: str) -> None:
         self._status.update(phase, self.done_bytes)
@@ -71,16 +72,26 @@ class Follower:
             self._watcher(phase, self.done_bytes, self._total)
 
 
-def pace(limit_rate: int | None, stop: Stop) -> Callable[[int], None]:
-    """Waits until so many more bytes are within the rate, or nobody wants them any more."""
+def pace(
+    limit_rate: int | None,
+    stop: Stop,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Callable[[int], None]:
+    """Waits until so many more bytes are within the rate, or nobody wants them any more.
+
+    From the beginning on: no first bytes are free. Time that went by with reading counts, up to
+    what these bytes may take.
+    """
     if limit_rate is None:
         return lambda size: None
-    rate, free_at = max(1, limit_rate), time.monotonic()
+    rate, due = max(1, limit_rate), clock()
 
     def wait(size: int) -> None:
-        nonlocal free_at
-        while (left := free_at - time.monotonic()) > 0 and not stop():
-            time.sleep(min(left, NAP_S))
-        free_at = max(time.monotonic(), free_at) + size / rate
+        nonlocal due
+        due = max(due + size / rate, clock())
+        while (left := due - clock()) > 0 and not stop():
+            sleep(min(left, NAP_S))
 
     return wait

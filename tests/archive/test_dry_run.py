@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,13 @@ def test_a_run_does_what_was_foretold(
         planned = compact(config, dry_run=True, flush=flush)
         assert any(forecast.victims for forecast in planned.forecasts)
         with counted(monkeypatch) as written:
-            done = compact(config, flush=flush)
+            seen: list[tuple[str, int, int]] = []
+            done = compact(config, flush=flush, watcher=lambda *told: seen.append(told))
         assert foretold(planned) == written
+        # The bar knows of cleaning, and ends at its end.
+        assert all(one <= other for (_, one, _), (_, other, _) in pairwise(seen))
+        assert all(reached <= total for _, reached, total in seen)
+        assert seen[-1][1:] == (done.moved_bytes, done.moved_bytes)
         assert done.segments == sum(forecast.segments for forecast in planned.forecasts)
         assert done.moved_bytes == sum(forecast.file_bytes for forecast in planned.forecasts)
         assert done.waiting_bytes == sum(forecast.waiting_bytes for forecast in planned.forecasts)
