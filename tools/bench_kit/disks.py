@@ -4,7 +4,8 @@ held to a rate by the kernel's throttle for block devices.
 Reads and writes are throttled apart, each to the rate: a disk that does both at once does twice as
 much as one with a single head would. There are no seeks. Of version 1 of the blkio controller the
 root group is used, where this process has to be; of version 2 a group of our own, into which this
-process moves. Needs root and util-linux. Everything is undone at the end, whatever happens.
+process moves (tried with version 1 only). Needs root and util-linux. Everything is undone at the end,
+whatever happens.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ class Throttle:
         if self._group is not None:
             (self._root / "cgroup.subtree_control").write_text("+io")
             self._group.mkdir()
-            (self._group / "cgroup.procs").write_text(str(os.getpid()))
+            try:
+                (self._group / "cgroup.procs").write_text(str(os.getpid()))
+            except OSError:
+                self._group.rmdir()
+                raise
         return self
 
     def __exit__(self, *error: object) -> None:
