@@ -3,8 +3,8 @@ held to a rate by the kernel's throttle for block devices.
 
 Reads and writes are throttled apart, each to the rate: a disk that does both at once does twice as
 much as one with a single head would. There are no seeks. Of version 1 of the blkio controller the
-root group is used, where this process has to be; of version 2 a group of our own, into which this
-process moves (tried with version 1 only). Needs root and util-linux. Everything is undone at the end,
+root group is used, where this process has to be; of version 2 one of our own, which this process
+enters (tried with version 1 only). Needs root and util-linux. Everything is undone at the end,
 whatever happens.
 """
 
