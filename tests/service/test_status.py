@@ -162,9 +162,14 @@ def volume_of(workspace: list[DirectoryDrive], gather: Gather) -> Any:
     """What the task asks of a volume."""
     store = SimpleNamespace(drives=workspace)
     reader = SimpleNamespace(store=store)
-    context = SimpleNamespace(reader=reader, gather=gather, fragments=gather.fragments)
+    context = SimpleNamespace(
+        reader=reader, gather=gather, fragments=gather.fragments, read_only="a trial"
+    )
     return SimpleNamespace(
-        read_only="a trial", snapshots=SimpleNamespace(running=False), context=context
+        read_only="a trial",
+        snapshots=SimpleNamespace(running=False),
+        context=context,
+        catalog=SimpleNamespace(scan=lambda *range: iter(())),
     )
 
 
