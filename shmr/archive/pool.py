@@ -78,9 +78,7 @@ class Pool:
         facts, absent = self.facts(fragments, spare_zones, avoided)
         found = place(facts, self.width, turn, same_device=self.same_device, cleaning=cleaning)
         if isinstance(found, Shortage):
-            refused = {label for label, _ in found.refused}
-            parts = [str(found), *absent]
-            parts += [_zones_free(fact) for fact in facts if fact.label not in refused]
+            parts = [str(found), *absent, *map(_zones_free, facts)]
             if spare_zones:
                 parts.append(f"besides, {spare_zones} zones of each drive are kept for snapshots")
             raise NoPlace(

@@ -121,7 +121,7 @@ def _reason(facts: DriveFacts, reserve: int, taken: Collection[bytes]) -> str | 
     if facts.state is DriveState.DRAIN:
         return "is being drained"
     if facts.free_zones <= 0:
-        return "full, no zones free"
+        return "full"
     if facts.free_zones <= reserve:
         return f"full but for the reserve of {reserve} zone"
     return None
