@@ -15,7 +15,7 @@ from shmr.format.rows import Row, Table, encode_number
 from shmr.service.offline import unmounted
 from shmr.volume.known_pools import KnownPool, current, known_pools, remember, rows_of_pool
 from shmr.volume.membership import read_superblock, write_superblock
-from tests.service.test_drives import Place
+from tests.place import Place
 
 
 @pytest.fixture
