@@ -33,14 +33,16 @@ SPARE = {"coded": 2, "twin": 1, "lone": 0}
 class Damaged(ArchiveMount):
     """What was archived, as it was written."""
 
-    def __init__(self, base: Path) -> None:
-        super().__init__(base, zone="1MiB")
+    contents: dict[str, bytes]
+    intact: dict[Path, bytes]
+    started = 0
+
+    def prepare(self) -> None:
         self.start()
         self.contents = self.fill(5, SIZES)
         self.stop()
         self.archive_all()
         self.intact = {path: path.read_bytes() for path in self.fragments()}
-        self.started = 0
 
     def fragments(self, pool: str | None = None) -> list[Path]:
         drives = self.all_archive if pool is None else self.archive[pool]
@@ -95,8 +97,9 @@ class Damaged(ArchiveMount):
 @pytest.fixture(scope="module")
 def filesystem() -> Iterator[Damaged]:
     base = Path(tempfile.mkdtemp(prefix="shmr-test-"))
-    made = Damaged(base)
+    made = Damaged(base, zone="1MiB")
     try:
+        made.prepare()
         yield made
     finally:
         try:

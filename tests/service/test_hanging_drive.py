@@ -38,11 +38,14 @@ class Site:
 
     def __init__(self, base: Path) -> None:
         self.mount = ArchiveMount(base)
+        self.contents: dict[str, bytes] = {}
+        self.hatches: list[Hatch] = []
+
+    def prepare(self) -> None:
         self.mount.start()
         self.contents = self.mount.fill(3, SIZES)
         self.mount.stop()
         self.mount.archive_all()
-        self.hatches: list[Hatch] = []
 
     def begin(self, deadline: str) -> str:
         """Mount; what it says. The longest that a read can take is seven deadlines."""
@@ -99,10 +102,15 @@ class Site:
 @pytest.fixture(scope="module")
 def archived() -> Iterator[Site]:
     base = Path(tempfile.mkdtemp(prefix="shmr-test-"))
+    made = Site(base)
     try:
-        yield Site(base)
+        made.prepare()
+        yield made
     finally:
-        shutil.rmtree(base, ignore_errors=True)
+        try:
+            made.close()
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture
