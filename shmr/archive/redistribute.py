@@ -147,7 +147,7 @@ def plan_balance(
     """Fragments go from fuller drives to emptier ones until all are about as full.
 
     Drives to be avoided or drained take nothing. `zone_bytes`: each fragment takes as much, however
-    short it is. No fragment moves twice.
+    short it is. Hardly a fragment moves twice.
     """
     room = _Room(facts, same_device=same_device, reserve=True)
     for drive, fact in room.facts.items():
@@ -168,7 +168,10 @@ def plan_balance(
             fill[step.drive] = fill[step.drive].taken(size)
             room.take(step.drive)
             room.take(source, -1)
-            waiting[source].remove((step.segment, step.fragment))
+            fragment = step.segment, step.fragment
+            waiting[source].remove(fragment)
+            # Behind all others: it goes on only where nothing else can.
+            waiting[step.drive].append(fragment)
             now[step.segment] = rehoused(now[step.segment], step.fragment, step.drive)
             steps.append(step)
             evening = True
