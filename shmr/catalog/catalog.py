@@ -437,6 +437,15 @@ class Catalog:
         with self._tables.committed() as tables:
             yield _place_of(tables), tables.truth()
 
+    def probe(self) -> None:
+        """Raises CatalogFailed if LMDB refuses the open epoch: after a failed put, for good."""
+        try:
+            self._tables.get(Table.PLACE, _PLACE)
+        except lmdb.Error as error:
+            raise CatalogFailed(f"the catalog at {self.path} cannot be used: {error}") from error
+        except IntegrityError:
+            pass  # of no concern here: LMDB answers
+
     def close(self, *, clean: bool = False) -> None:
         """Throw the open epoch away and close; `clean` leaves the digest of the file behind."""
         self._tables.close()

@@ -80,6 +80,7 @@ class Maintenance:
             while True:
                 quiet = not self._volume.catalog.epoch_rows
                 await trio.sleep(QUIET_TICK_S if quiet else TICK_S)
+                self._probe()
                 if self._fatal is not None:
                     message = "%s; unmounting: free space or mend the disk, then mount again"
                     logger.critical(message, self._fatal)
@@ -109,6 +110,12 @@ class Maintenance:
         if self._wants_cleaning():
             async with self._making_room:
                 await self._clean(pressed=self._is_short())
+
+    def _probe(self) -> None:
+        try:
+            self._volume.catalog.probe()
+        except CatalogFailed as error:
+            self._fatal = self._fatal or error
 
     # -- steps ------------------------------------------------------------------------------
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import select
+from pathlib import Path
 from typing import NamedTuple
 
+from shmr.catalog import store as catalog_store
 from shmr.errors import SetupError
 from shmr.fuse import device
+from shmr.service.daemon import Order
+from shmr.service.mount import catalog_of
 
 TIMEOUT_S = 600
 LOOK_S = 1
@@ -38,6 +42,17 @@ def unmount(mountpoint: str | os.PathLike[str]) -> None:
         raise SetupError(f"{place}: cannot be unmounted: {error.strerror}") from error
     if daemon is not None:
         await_end(daemon, place)
+        _ask_how_it_ended(daemon, place)
+
+
+def _ask_how_it_ended(daemon: Daemon, place: str) -> None:
+    """Raises SetupError if the daemon could not write the last changes."""
+    if daemon.log is None or catalog_store.is_closed_cleanly(catalog_of(daemon.log)):
+        return
+    raise SetupError(
+        f"{place} is unmounted, but what was changed last and not fsynced could not be written: "
+        f"{daemon.log} says why. What was fsynced is safe, and the next mount recovers it"
+    )
 
 
 class Daemon(NamedTuple):
@@ -46,6 +61,8 @@ class Daemon(NamedTuple):
     pid: int
     descriptor: int
     """A pidfd: the number alone may soon be another's."""
+    log: Path | None = None
+    """Where it writes its log, beside its catalog; None if it may not change the filesystem."""
 
 
 def _daemon_of(place: str) -> Daemon | None:
@@ -59,10 +76,16 @@ def _daemon_of(place: str) -> Daemon | None:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
             if all(word in words for word in wanted):
-                return Daemon(int(name), os.pidfd_open(int(name)))
+                return Daemon(int(name), os.pidfd_open(int(name)), _log_of(words))
         except OSError:
             continue
     return None
+
+
+def _log_of(words: list[bytes]) -> Path | None:
+    """From the daemon's command line: ... ORDER PIPE MOUNTPOINT LOG."""
+    order, _, _, log = (os.fsdecode(word) for word in words[-5:-1])
+    return None if Order.decode(order).read_only else Path(log)
 
 
 def await_end(daemon: Daemon, place: str, limit_s: int = TIMEOUT_S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -84,6 +85,26 @@ def test_a_filesystem_is_mounted_once(make_filesystem: Make) -> None:
     assert fails(filesystem, "create", config)
     assert not is_mounted(second)
     assert (place / "file").read_bytes() == b"content"
+    filesystem.stop()
+
+
+def test_an_unmount_that_could_not_write_everything_says_so(make_filesystem: Make) -> None:
+    filesystem = make_filesystem()
+    filesystem.start()
+    with open(filesystem.path / "durable", "wb") as file:
+        file.write(b"content")
+        file.flush()
+        os.fsync(file.fileno())
+    (daemon,) = filesystem.processes()
+    resource.prlimit(daemon, resource.RLIMIT_FSIZE, (0, 0))  # as if every drive failed
+    with pytest.raises(OSError), open(filesystem.path / "late", "wb") as file:
+        file.write(b"content")
+        file.flush()
+        os.fsync(file.fileno())
+    assert "could not be written" in fails(filesystem, "umount", filesystem.path)
+    assert not is_mounted(filesystem.path)
+    filesystem.start()
+    assert (filesystem.path / "durable").read_bytes() == b"content"
     filesystem.stop()
 
 
