@@ -9,7 +9,7 @@ from pathlib import Path
 from shmr import service
 from shmr.config import load
 from shmr.format.rows import ROOT
-from shmr.service.drive_list import ListedDrive
+from shmr.service.drives.list import ListedDrive
 from shmr.service.offline import unmounted
 from shmr.units import MIB
 from shmr.volume.context import Caller

@@ -41,7 +41,7 @@ def say(name: str, text: str) -> None:
 
 def daemon_of(filesystem: MountedFilesystem) -> int:
     for process in filesystem.processes():
-        if b"shmr.service.daemon" in Path(f"/proc/{process}/cmdline").read_bytes():
+        if b"shmr.service.mounted.daemon" in Path(f"/proc/{process}/cmdline").read_bytes():
             return process
     raise RuntimeError("the daemon is gone")
 

@@ -24,8 +24,8 @@ from shmr.units import format_size
 
 if TYPE_CHECKING:
     from shmr.archive.forecast import Forecast
-    from shmr.service.compact import Compaction
     from shmr.service.following import Watcher
+    from shmr.service.moving.compact import Compaction
 
 _DESCRIPTION = """\
 Move files between the pools of the filesystem that CONFIG describes, while it is not mounted: what

@@ -13,8 +13,8 @@ from shmr.cli.show import as_json, table
 from shmr.units import format_size
 
 if TYPE_CHECKING:
-    from shmr.service.drive_list import DriveList
-    from shmr.service.rehousing import Rehoused
+    from shmr.service.drives.list import DriveList
+    from shmr.service.drives.rehousing import Rehoused
 
 STATES = ("prefer", "normal", "avoid", "drain")
 

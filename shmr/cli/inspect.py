@@ -14,8 +14,8 @@ from shmr.cli.show import age, as_json, table
 from shmr.units import format_size
 
 if TYPE_CHECKING:
-    from shmr.service.overview import LogView, Overview
-    from shmr.service.topology import Piece, Topology
+    from shmr.service.looking.overview import LogView, Overview
+    from shmr.service.looking.topology import Piece, Topology
 
 _DESCRIPTION = """\
 Look at the filesystem that CONFIG describes. Works while it is mounted: what is shown is the last

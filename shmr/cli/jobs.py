@@ -13,8 +13,8 @@ from shmr.errors import SetupError
 from shmr.units import format_size, parse_size
 
 if TYPE_CHECKING:
+    from shmr.service.drives.rehousing import Rehoused
     from shmr.service.following import Stop, Watcher
-    from shmr.service.rehousing import Rehoused
 
 
 class Asked(TypedDict):

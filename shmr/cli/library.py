@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from shmr.errors import SetupError
 
 if TYPE_CHECKING:
-    from shmr.service.overview import Overview
-    from shmr.service.topology import Topology
+    from shmr.service.looking.overview import Overview
+    from shmr.service.looking.topology import Topology
 
 
 class Service(Protocol):

@@ -10,7 +10,7 @@ from shmr.cli.jobs import Asked, add_options, watch
 from shmr.cli.library import Service
 
 if TYPE_CHECKING:
-    from shmr.service.rehousing import Rehoused
+    from shmr.service.drives.rehousing import Rehoused
 
 _DESCRIPTION = """\
 Make everything in an archive pool survive the loss of any N drives, while the filesystem is not

@@ -1,17 +1,17 @@
-"""What commands do: the mounted daemon, and looking at a filesystem from outside."""
+"""What commands do: mounting, moving, changing drives, looking; and what these share."""
 
-from shmr.service.compact import compact
 from shmr.service.create import create
-from shmr.service.drive_add import drive_add
-from shmr.service.drive_leave import drive_forget, drive_remove
-from shmr.service.drive_list import drive_list
-from shmr.service.drive_move import drive_drain, drive_rebalance, drive_replace
-from shmr.service.drive_state import drive_state
-from shmr.service.mount import mount
-from shmr.service.overview import overview
-from shmr.service.redundancy import redundancy
-from shmr.service.topology import topology
-from shmr.service.unmount import unmount
+from shmr.service.drives.add import drive_add
+from shmr.service.drives.leave import drive_forget, drive_remove
+from shmr.service.drives.list import drive_list
+from shmr.service.drives.move import drive_drain, drive_rebalance, drive_replace
+from shmr.service.drives.redundancy import redundancy
+from shmr.service.drives.state import drive_state
+from shmr.service.looking.overview import overview
+from shmr.service.looking.topology import topology
+from shmr.service.mounted.mount import mount
+from shmr.service.mounted.unmount import unmount
+from shmr.service.moving.compact import compact
 
 __all__ = [
     "compact",

@@ -17,7 +17,7 @@ from shmr.core import ordered
 from shmr.core.ordered import RUN_RECORDS, Ordered
 from shmr.format.rows import ROOT
 from shmr.service.assemble import create_filesystem
-from shmr.service.choosing import Wish, chosen
+from shmr.service.moving.choosing import Wish, chosen
 from shmr.service.offline import unmounted
 from shmr.testing.trial import scratch
 from shmr.volume.attributes import AttributeChange

@@ -17,7 +17,7 @@ from shmr.format.fragment import file_name
 from shmr.format.rows import ROOT
 from shmr.service import compact
 from shmr.service.assemble import create_filesystem, open_drives, open_filesystem
-from shmr.service.compact import Compaction, Route
+from shmr.service.moving.compact import Compaction, Route
 from shmr.testing.trial import scratch
 from shmr.units import MIB
 from shmr.volume.attributes import AttributeChange

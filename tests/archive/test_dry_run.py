@@ -17,7 +17,7 @@ from shmr.drive.seam import Buffer
 from shmr.format.rows import ROOT
 from shmr.service import compact
 from shmr.service.assemble import create_filesystem, open_drives, open_filesystem
-from shmr.service.compact import Compaction
+from shmr.service.moving.compact import Compaction
 from shmr.testing.trial import scratch
 from shmr.volume.context import Caller
 from shmr.volume.volume import Volume

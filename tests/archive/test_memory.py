@@ -14,7 +14,7 @@ from shmr.archive.write import RUN_UNITS, STEP_BYTES, STEPS_AHEAD
 from shmr.format.fragment import UNIT_BYTES
 from shmr.format.rows import Address
 from shmr.log import gather
-from shmr.service.compact import READERS
+from shmr.service.moving.compact import READERS
 from shmr.units import MIB
 
 K, M = 10, 4

@@ -12,8 +12,8 @@ import pytest
 from shmr.archive.forecast import DriveForecast
 from shmr.cli.library import Service
 from shmr.cli.main import main
-from shmr.service.drive_list import DriveList, ListedDrive
-from shmr.service.rehousing import Rehoused
+from shmr.service.drives.list import DriveList, ListedDrive
+from shmr.service.drives.rehousing import Rehoused
 from shmr.units import GIB, MIB
 
 CONFIG = Path("media.yaml")

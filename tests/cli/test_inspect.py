@@ -12,10 +12,10 @@ import pytest
 from shmr.cli.inspect import show_overview, show_topology
 from shmr.cli.main import main
 from shmr.cli.show import age, table
-from shmr.service.next_shift import CleaningView, MoveView, NextShift
-from shmr.service.overview import DriveView, LogView, Overview, PoolView, RedundancyView
-from shmr.service.topology import Piece, SegmentView, Topology
-from shmr.service.whereabouts import Part
+from shmr.service.looking.next_shift import CleaningView, MoveView, NextShift
+from shmr.service.looking.overview import DriveView, LogView, Overview, PoolView, RedundancyView
+from shmr.service.looking.topology import Piece, SegmentView, Topology
+from shmr.service.looking.whereabouts import Part
 from shmr.units import GIB, KIB, NS_PER_S
 
 NOW_NS = 1_800_000_000 * NS_PER_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from shmr.service import memory
+from shmr.service.mounted import memory
 from shmr.units import MIB
 
 

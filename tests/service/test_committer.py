@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from shmr.errors import NoSpace, Refused
-from shmr.service.committer import Committer
+from shmr.service.mounted.committer import Committer
 
 LIMIT_S = 20
 Ended = Callable[[Exception | None], None]

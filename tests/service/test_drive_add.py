@@ -142,7 +142,7 @@ def test_schemes_are_tried_before_a_pool_relies_on_them(
     def fail(k: int, m: int, code: str | None) -> int:
         raise SetupError(f"{k}+{m} decodes to wrong bytes")
 
-    for module in ("shmr.service.assemble", "shmr.service.drive_add"):
+    for module in ("shmr.service.assemble", "shmr.service.drives.add"):
         monkeypatch.setattr(sys.modules[module], "self_test", fail)
     with pytest.raises(SetupError, match=r"1[+]1 decodes to wrong bytes"):
         service.drive_add(place.config, place.path("x"))

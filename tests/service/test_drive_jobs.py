@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shmr import service
-from shmr.service.rehousing import Rehoused
+from shmr.service.drives.rehousing import Rehoused
 from shmr.units import MIB
 from tests.place import Place
 

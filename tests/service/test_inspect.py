@@ -19,11 +19,11 @@ from shmr.format.records import Stream
 from shmr.format.rows import ROOT, Address, Dentry, Extent, Inode
 from shmr.log.store import segment_name
 from shmr.service.assemble import create_filesystem
-from shmr.service.locate import parse_mounts
-from shmr.service.next_shift import MoveView
-from shmr.service.overview import LogView, Overview, RedundancyView, overview
-from shmr.service.survey import survey
-from shmr.service.topology import Piece, topology
+from shmr.service.looking.locate import parse_mounts
+from shmr.service.looking.next_shift import MoveView
+from shmr.service.looking.overview import LogView, Overview, RedundancyView, overview
+from shmr.service.looking.survey import survey
+from shmr.service.looking.topology import Piece, topology
 from shmr.units import KIB, MIB
 from shmr.volume.damage import DamagedFragment
 

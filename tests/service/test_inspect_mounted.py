@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shmr.errors import SetupError
-from shmr.service.overview import overview
-from shmr.service.topology import Topology, topology
+from shmr.service.looking.overview import overview
+from shmr.service.looking.topology import Topology, topology
 from tests.mounted import MountedFilesystem, wait_until
 
 CHECKPOINT_LIMIT_S = 60.0

@@ -11,8 +11,8 @@ import trio
 from shmr.catalog.catalog import CatalogFailed
 from shmr.errors import Refused
 from shmr.format.rows import ROOT
-from shmr.service.committer import Committer
-from shmr.service.maintenance import Maintenance
+from shmr.service.mounted.committer import Committer
+from shmr.service.mounted.maintenance import Maintenance
 from tests.archive.site import ME, Site, pool_of, small_limits
 
 LIMIT_S = 30

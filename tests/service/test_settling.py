@@ -10,8 +10,8 @@ import trio
 
 from shmr.archive.shift import Shift
 from shmr.log.log import SyncJob
-from shmr.service.committer import Committer
-from shmr.service.maintenance import Maintenance
+from shmr.service.mounted.committer import Committer
+from shmr.service.mounted.maintenance import Maintenance
 from shmr.testing.hanging import HangingDrive
 from shmr.volume.cleaner import run_inline
 from shmr.volume.holds import held

@@ -20,8 +20,9 @@ from shmr.errors import SetupError
 from shmr.log.findings import Finding
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather
-from shmr.service import watch as watching
 from shmr.service.assemble import Drives
+from shmr.service.mounted import watch as watching
+from shmr.service.mounted.watch import Watch
 from shmr.service.status import (
     DriveStatus,
     JobStatus,
@@ -31,7 +32,6 @@ from shmr.service.status import (
     refuse_inside,
     status_text,
 )
-from shmr.service.watch import Watch
 from shmr.units import GIB, MIB, NS_PER_S
 from shmr.volume.membership import PoolDrives
 

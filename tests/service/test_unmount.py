@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shmr.errors import SetupError
-from shmr.service.unmount import LOOK_S, Daemon, await_end
+from shmr.service.mounted.unmount import LOOK_S, Daemon, await_end
 
 HOLDER = """\
 import fcntl, sys

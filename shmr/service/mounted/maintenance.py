@@ -22,8 +22,8 @@ from shmr.catalog.catalog import CatalogFailed
 from shmr.errors import NoSpace, ShmrError
 from shmr.format.records import Stream
 from shmr.log.log import FLUSH_BYTES
-from shmr.service import memory
-from shmr.service.committer import Committer
+from shmr.service.mounted import memory
+from shmr.service.mounted.committer import Committer
 from shmr.units import MIB
 from shmr.volume.cleaner import Work
 from shmr.volume.context import Need

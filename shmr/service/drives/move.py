@@ -17,8 +17,8 @@ from shmr.config import Config, DriveConfig, PoolConfig, load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
 from shmr.format.fragment import BLOCK
-from shmr.service.drive_add import add, besides, identity, opened
-from shmr.service.drive_find import (
+from shmr.service.drives.add import add, besides, identity, opened
+from shmr.service.drives.find import (
     FoundDrive,
     NoMember,
     configured,
@@ -27,10 +27,10 @@ from shmr.service.drive_find import (
     pool_named,
     the_missing,
 )
-from shmr.service.drive_leave import leave
+from shmr.service.drives.leave import leave
+from shmr.service.drives.rehousing import Job, Rehoused
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job, Rehoused
 from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row
 from shmr.volume.volume import Volume

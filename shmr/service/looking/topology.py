@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from shmr.config import load
 from shmr.format.rows import Extent
-from shmr.service.locate import locate, mount_points
-from shmr.service.whereabouts import Finder, Part, looking
+from shmr.service.looking.locate import locate, mount_points
+from shmr.service.looking.whereabouts import Finder, Part, looking
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from shmr.core.placement import DriveFacts
 from shmr.format.rows import ROOT
 from shmr.log.store import usable_bytes
 from shmr.policy import Chooser, FileFacts, PoolFacts, needs_paths
-from shmr.service.choosing import decided
-from shmr.service.survey import Survey
-from shmr.service.whereabouts import Finder
+from shmr.service.looking.survey import Survey
+from shmr.service.looking.whereabouts import Finder
+from shmr.service.moving.choosing import decided
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from shmr.config import load
 from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.fuse.options import parse_options
-from shmr.service.daemon import Order, log_to_terminal, run
+from shmr.service.mounted.daemon import Order, log_to_terminal, run
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _start(order: Order, log: Path) -> None:
     reader, writer = os.pipe()
     try:
         # The words are on the command line so that `ps` tells which mount a daemon serves.
-        command = [sys.executable, "-m", "shmr.service.daemon", order.encode(), str(writer)]
+        command = [sys.executable, "-m", "shmr.service.mounted.daemon", order.encode(), str(writer)]
         process = subprocess.Popen(
             [*command, order.mountpoint, str(log)],
             stdin=subprocess.DEVNULL,

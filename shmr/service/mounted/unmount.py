@@ -15,8 +15,8 @@ from typing import NamedTuple
 from shmr.catalog import store as catalog_store
 from shmr.errors import SetupError
 from shmr.fuse import device
-from shmr.service.daemon import Order
-from shmr.service.mount import catalog_of
+from shmr.service.mounted.daemon import Order
+from shmr.service.mounted.mount import catalog_of
 
 TIMEOUT_S = 600
 LOOK_S = 1
@@ -68,7 +68,7 @@ class Daemon(NamedTuple):
 def _daemon_of(place: str) -> Daemon | None:
     """The process that serves `place`, found by its command line; None if there is none that we
     may see (a mount in the foreground is waited for by who started it)."""
-    wanted = [b"shmr.service.daemon", os.fsencode(place)]
+    wanted = [b"shmr.service.mounted.daemon", os.fsencode(place)]
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue

@@ -29,15 +29,15 @@ from shmr.errors import ShmrError
 from shmr.fuse.operations import Operations
 from shmr.fuse.options import Atime, MountOptions, parse_options
 from shmr.fuse.session import serve
-from shmr.service import memory
 from shmr.service.assemble import open_drives, open_filesystem
-from shmr.service.committer import Committer
-from shmr.service.maintenance import Maintenance
+from shmr.service.mounted import memory
+from shmr.service.mounted.committer import Committer
+from shmr.service.mounted.maintenance import Maintenance
+from shmr.service.mounted.snapshot import SnapshotChildren
+from shmr.service.mounted.syncing import Syncing
+from shmr.service.mounted.watch import Watch
 from shmr.service.offline import archive_pools
-from shmr.service.snapshot import SnapshotChildren
 from shmr.service.status import refuse_inside
-from shmr.service.syncing import Syncing
-from shmr.service.watch import Watch
 from shmr.units import MIB
 from shmr.volume.volume import Volume
 

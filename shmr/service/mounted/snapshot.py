@@ -62,7 +62,7 @@ class SnapshotChildren:
     def _run(self, request: str) -> bytes:
         """Start a child, give it the request, wait for its answer. Raises SnapshotFailed."""
         child = subprocess.Popen(
-            [sys.executable, "-m", "shmr.service.snapshot", str(os.getpid())],
+            [sys.executable, "-m", "shmr.service.mounted.snapshot", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

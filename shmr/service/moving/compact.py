@@ -22,9 +22,9 @@ from shmr.archive.sources import lots_of
 from shmr.archive.victims import DEAD_SHARE_PRESSED, dead_bytes, segments_of
 from shmr.config import Config, load
 from shmr.errors import NoSpace, SetupError, ShmrError, Unfinished
-from shmr.service.choosing import Move, Wish, chosen, is_source, pool_named
 from shmr.service.following import Follower, Stop, Watcher, nobody_stops
-from shmr.service.forecasting import Forecaster, Space
+from shmr.service.moving.choosing import Move, Wish, chosen, is_source, pool_named
+from shmr.service.moving.forecasting import Forecaster, Space
 from shmr.service.offline import unmounted
 from shmr.service.shifting import ShiftStatus
 from shmr.units import format_size

@@ -16,7 +16,7 @@ from shmr.format.fragment import Code, file_name
 from shmr.format.records import Stream
 from shmr.format.rows import Address
 from shmr.log.store import segment_name
-from shmr.service.survey import Survey, Surveyed, survey
+from shmr.service.looking.survey import Survey, Surveyed, survey
 
 LOST = -1
 """Redundancy left to bytes of which too much is missing."""

@@ -13,10 +13,10 @@ from shmr.codec import self_test
 from shmr.config import PoolConfig, load
 from shmr.errors import SetupError
 from shmr.format.fragment import WIDTH_MAX
-from shmr.service.drive_find import pool_named
+from shmr.service.drives.find import pool_named
+from shmr.service.drives.rehousing import Job, Rehoused
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job, Rehoused
 
 
 def redundancy(

@@ -12,10 +12,10 @@ from shmr.catalog.reading import Reading
 from shmr.config import Config, load
 from shmr.errors import ConfigError, SetupError
 from shmr.format.rows import Inode
-from shmr.service.daemon import Order
+from shmr.service.mounted.daemon import Order
 
 _MOUNT_TYPE = b"fuse.shmr"
-_DAEMON = b"shmr.service.daemon"
+_DAEMON = b"shmr.service.mounted.daemon"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _GONE = {errno.ENOTCONN, errno.EIO, errno.EACCES}
 

@@ -15,10 +15,10 @@ from shmr.config import load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
 from shmr.format.archived import Archived
-from shmr.service.drive_find import FoundDrive, NoMember, count_on, find_drive
+from shmr.service.drives.find import FoundDrive, NoMember, count_on, find_drive
+from shmr.service.drives.rehousing import Job
 from shmr.service.following import Terms
 from shmr.service.offline import unmounted
-from shmr.service.rehousing import Job
 from shmr.volume import members
 from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row

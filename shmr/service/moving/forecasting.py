@@ -25,7 +25,7 @@ from shmr.archive.victims import (
     takes_rest,
 )
 from shmr.config import Config
-from shmr.service.choosing import Move, is_source, pool_facts, pool_named
+from shmr.service.moving.choosing import Move, is_source, pool_facts, pool_named
 from shmr.volume.volume import Volume
 
 ROUNDS_MAX = 64

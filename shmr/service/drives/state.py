@@ -7,7 +7,7 @@ import os
 from shmr.config import load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
-from shmr.service.drive_find import find_drive
+from shmr.service.drives.find import find_drive
 from shmr.service.offline import unmounted
 from shmr.volume.drive_states import state_row
 

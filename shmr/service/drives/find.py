@@ -13,7 +13,7 @@ from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.seam import Drive
 from shmr.errors import SetupError
 from shmr.format.archived import Archived
-from shmr.service.rehousing import rows_of
+from shmr.service.drives.rehousing import rows_of
 from shmr.volume.volume import Volume
 
 _ID_MIN = 4

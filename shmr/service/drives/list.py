@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from shmr.config import load
 from shmr.core.placement import DriveState
-from shmr.service.survey import Survey
-from shmr.service.whereabouts import looking
+from shmr.service.looking.survey import Survey
+from shmr.service.looking.whereabouts import looking
 from shmr.volume.drive_states import known_state, state_name
 
 

@@ -18,7 +18,7 @@ from shmr.config import Config, DriveConfig, PoolConfig, load
 from shmr.drive.directory import DirectoryDrive
 from shmr.errors import DriveError, SetupError
 from shmr.format.superblock import Superblock
-from shmr.service.drive_find import configured
+from shmr.service.drives.find import configured
 from shmr.service.offline import unmounted
 from shmr.volume import members
 from shmr.volume.known_pools import KnownPool, known_pools, remember

@@ -21,10 +21,10 @@ from shmr.format.fragment import file_name
 from shmr.format.records import Stream
 from shmr.log.store import segment_name
 from shmr.log.walk import opening_of
-from shmr.service.locate import mount_points
-from shmr.service.next_shift import NextShift, next_shift
-from shmr.service.survey import Survey, Surveyed
-from shmr.service.whereabouts import LOST, Finder, Part, Whereabouts, looking
+from shmr.service.looking.locate import mount_points
+from shmr.service.looking.next_shift import NextShift, next_shift
+from shmr.service.looking.survey import Survey, Surveyed
+from shmr.service.looking.whereabouts import LOST, Finder, Part, Whereabouts, looking
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
 from shmr.volume.damage import PREFIX, damaged
 from shmr.volume.drive_states import known_state, state_name

@@ -1,0 +1,1 @@
+"""`shmr inspect`: what is where, and what the next shift would do. Changes nothing."""

@@ -1,0 +1,1 @@
+"""`shmr-compact`: which files move, what that would take, and moving them."""
