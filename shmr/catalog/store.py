@@ -146,11 +146,6 @@ def private_copy(path: Path) -> TemporaryDirectory[str]:
     return place
 
 
-def is_closed_cleanly(path: Path) -> bool:
-    """Whether a clean close was the last that happened to the catalog, as far as is told."""
-    return (path / DIGEST).exists()
-
-
 def take_digest(path: Path) -> bool:
     """True if the file is byte for byte what the last clean close left; the digest is used up."""
     try:

@@ -93,8 +93,11 @@ class Volume:
         """What statfs tells."""
         return self.space.usage()
 
-    def close(self) -> None:
-        """Make everything durable and let go. Never raises for what a dead log refuses."""
+    def close(self) -> bool:
+        """Make everything durable and let go. False if it was not: read-only, or the log refused.
+
+        Never raises for what a dead log refuses.
+        """
         clean = False
         if self.read_only is None:
             try:
@@ -113,6 +116,7 @@ class Volume:
             except (CatalogFailed, DriveError, NoSpace, Refused) as error:
                 self.context.poison(error)
         self.abandon(clean=clean)
+        return clean
 
     def _free_orphans(self) -> None:
         """What nobody has open any more goes; one bad row is no reason to lose the rest."""

@@ -33,6 +33,7 @@ from shmr.service.assemble import open_drives, open_filesystem
 from shmr.service.mounted import memory
 from shmr.service.mounted.committer import Committer
 from shmr.service.mounted.maintenance import Maintenance
+from shmr.service.mounted.note import leave_note, take_note
 from shmr.service.mounted.snapshot import SnapshotChildren
 from shmr.service.mounted.syncing import Syncing
 from shmr.service.mounted.watch import Watch
@@ -101,7 +102,10 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
         try:
             opened()
             if volume.read_only is None:
+                leave_note(config.catalog)
                 volume.log.background = syncing.write_back
+            elif not order.read_only:
+                take_note(config.catalog)
             for sentence in volume.report:
                 logger.info("recovery: %s", sentence)
             if volume.read_only:
@@ -121,7 +125,8 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
         except BaseExceptionGroup as group:
             raise _only(group) from None
         finally:
-            volume.close()
+            if volume.close():
+                take_note(config.catalog)
             logger.info("closed")
             watch.ended()
     finally:

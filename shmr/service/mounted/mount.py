@@ -48,22 +48,9 @@ def mount(
         log_to_terminal()
         run(order)
         return
-    log = log_of(config.catalog)
+    log = config.catalog.with_name(config.catalog.name + ".log")
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _start(order, log)
-
-
-_LOG = ".log"
-
-
-def log_of(catalog: Path) -> Path:
-    """Where a daemon in the background writes its log: beside its catalog."""
-    return catalog.with_name(catalog.name + _LOG)
-
-
-def catalog_of(log: Path) -> Path:
-    """The catalog that a daemon with this log uses."""
-    return log.with_name(log.name.removesuffix(_LOG))
 
 
 def _clear(place: str) -> None:

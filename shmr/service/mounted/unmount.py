@@ -12,11 +12,10 @@ import select
 from pathlib import Path
 from typing import NamedTuple
 
-from shmr.catalog import store as catalog_store
 from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.service.mounted.daemon import Order
-from shmr.service.mounted.mount import catalog_of
+from shmr.service.mounted.note import note_beside
 
 TIMEOUT_S = 600
 LOOK_S = 1
@@ -47,12 +46,11 @@ def unmount(mountpoint: str | os.PathLike[str]) -> None:
 
 def _ask_how_it_ended(daemon: Daemon, place: str) -> None:
     """Raises SetupError if the daemon could not write the last changes."""
-    if daemon.log is None or catalog_store.is_closed_cleanly(catalog_of(daemon.log)):
-        return
-    raise SetupError(
-        f"{place} is unmounted, but what was changed last and not fsynced could not be written: "
-        f"{daemon.log} says why. What was fsynced is safe, and the next mount recovers it"
-    )
+    if daemon.log is not None and note_beside(daemon.log).exists():
+        raise SetupError(
+            f"{place} is unmounted, but what was changed last and not fsynced could not be written:"
+            f" {daemon.log} says why. What was fsynced is safe, and the next mount recovers it"
+        )
 
 
 class Daemon(NamedTuple):
