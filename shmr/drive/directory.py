@@ -21,8 +21,9 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from shmr.drive.calls import Pwritev, allocate, allocated_bytes, mount_id
 from shmr.drive.file import DirectoryFile
@@ -30,6 +31,9 @@ from shmr.drive.seam import Capacity, Drive
 from shmr.errors import DriveError
 
 LOCK_NAME = "lock"
+SHORT_SHARE = 8
+"""Where less than this part of the disk is free, space is given back before `discard` returns."""
+READ_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 SMALL_BYTES = 64 * 1024
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -53,6 +57,9 @@ class DirectoryDrive:
         """What was there when we made the lock's file; None if it was there too."""
         self._label = os.fspath(path)
         self._limit_bytes = limit_bytes
+        self.let_go: Callable[[Callable[[], None]], None] | None = None
+        """Runs a call that nobody waits for. To free the blocks and the cached pages of 64 MiB took
+        35 ms on ext4: with this they go when the last descriptor is closed, somewhere else."""
         self.pwritev = pwritev
         self.reads_nowait = True
         self._private = False
@@ -123,8 +130,24 @@ class DirectoryDrive:
 
     def discard(self, name: str) -> None:
         with self.telling("discard"):
-            os.unlink(checked_name(name), dir_fd=self._fd)
-            self.account(name, 0)
+            checked_name(name)
+            held = -1 if self.let_go is None else self._held(name)
+            try:
+                os.unlink(name, dir_fd=self._fd)
+                self.account(name, 0)
+            finally:
+                if held >= 0 and self.let_go is not None:
+                    self.let_go(partial(os.close, held))
+
+    def _held(self, name: str) -> int:
+        """A descriptor that keeps the space for a moment; -1 where the disk is short of that."""
+        facts = os.fstatvfs(self._fd)
+        if facts.f_bavail * SHORT_SHARE < facts.f_blocks:
+            return -1
+        try:
+            return os.open(name, os.O_RDONLY | READ_FLAGS, dir_fd=self._fd)
+        except OSError:
+            return -1  # the unlink tells what is wrong
 
     def capacity(self) -> Capacity:
         with self.telling("capacity"):

@@ -53,6 +53,12 @@ class Drives:
         drives = [drive for pool in self.pools for drive in pool.drives]
         return [drive for drive in drives if isinstance(drive, DirectoryDrive)]
 
+    def let_go(self, background: Background) -> None:
+        """What the workspace discards is freed in the background: nobody waits for it."""
+        for drive in self.pools[0].drives:
+            if isinstance(drive, DirectoryDrive):
+                drive.let_go = background
+
     def close(self) -> None:
         """Let go of the drives and their locks, side by side: one that hangs is left behind."""
         answers = [Answer(f"closing {drive.label}", drive.close) for drive in self.all()]

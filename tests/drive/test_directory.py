@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,42 @@ def test_the_lock_is_held_once_and_is_no_name(path: Path) -> None:
     assert second.is_empty()
     first.close()
     assert second.lock()
+
+
+def test_a_discarded_file_is_freed_by_whom_is_asked_to(path: Path) -> None:
+    """To free 64 MiB took 35 ms, in which a mount answered nobody."""
+    drive = DirectoryDrive(path)
+    waiting: list[Callable[[], None]] = []
+    drive.let_go = waiting.append
+    drive.claim("a", MIB).close()
+    drive.discard("a")
+    assert drive.names() == [] and len(waiting) == 1
+    assert len(_held_open(path)) == 1
+    waiting.pop()()
+    assert not _held_open(path)
+    fails_with(errno.ENOENT, "discard", lambda: drive.discard("a"))
+    assert not waiting
+
+
+def test_space_that_is_short_is_given_back_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = DirectoryDrive(path)
+    waiting: list[Callable[[], None]] = []
+    drive.let_go = waiting.append
+    drive.claim("a", MIB).close()
+    facts = os.statvfs(path)
+    nearly_full = os.statvfs_result((*facts[:4], facts.f_blocks // 9, *facts[5:]))
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: nearly_full)
+    drive.discard("a")
+    assert not waiting and not _held_open(path)
+
+
+def _held_open(path: Path) -> list[str]:
+    """Deleted files of the directory that this process has open."""
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    targets = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return [one for one in targets if one.startswith(str(path)) and one.endswith(" (deleted)")]
 
 
 def test_a_directory_that_was_only_locked_is_left_as_it_was(path: Path) -> None:

@@ -89,6 +89,7 @@ def run(order: Order, ready: Ready = lambda: None, opened: Ready = lambda: None)
     watch = Watch(config, drives, order.mountpoint)
     syncing = Syncing()
     snapshots = SnapshotChildren(drives.limits)
+    drives.let_go(syncing.write_back)
     try:
         volume = open_filesystem(
             config,
