@@ -54,7 +54,7 @@ class Pool:
     zone_bytes: int
     drives: tuple[bytes, ...]
     unit_bytes: int = UNIT_BYTES
-    clean_at: float = 0.3
+    clean_at: float = field(kw_only=True)
     same_device: bool = False
     states: Mapping[bytes, DriveState] = field(default_factory=dict)
 

@@ -59,7 +59,9 @@ def pool_of(
     """Pool `number` of the site, with a drive more than the scheme needs."""
     k, m, code = SCHEMES[scheme]
     ids = tuple(drive_id(number, index) for index in range(drives or k + m + 1))
-    return Pool(bytes([200 + number]) * 16, f"cold{number}", k, m, code, zone_bytes, ids, UNIT)
+    return Pool(
+        bytes([200 + number]) * 16, f"cold{number}", k, m, code, zone_bytes, ids, UNIT, clean_at=0.3
+    )
 
 
 def drive_id(pool: int, index: int) -> bytes:

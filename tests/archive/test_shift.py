@@ -220,7 +220,7 @@ def test_a_full_pool_can_still_be_cleaned(place: Path) -> None:
 @pytest.mark.thorough
 def test_every_loss_of_three_drives_of_8_3_is_survived(place: Path) -> None:
     ids = tuple(drive_id(0, index) for index in range(11))
-    pool = Pool(b"p" * 16, "cold0", 8, 3, Code.ISA_L_RS_CAUCHY, ZONE, ids, UNIT)
+    pool = Pool(b"p" * 16, "cold0", 8, 3, Code.ISA_L_RS_CAUCHY, ZONE, ids, UNIT, clean_at=0.3)
     site = Site(place, pool)
     volume = site.open()
     site.fill(volume)

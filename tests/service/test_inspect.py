@@ -242,7 +242,7 @@ def test_drives_are_described(world: World) -> None:
     assert (missing.drive, missing.total_bytes, missing.dead_bytes) == (None, 0, 0)
     assert up.used_bytes >= SIZE
     # Of the segment's 256 KiB 20 live, and as much of each of its fragments.
-    assert up.dead_bytes == int((SIZE) * (1 - 20 / 256))
+    assert up.dead_bytes == int(SIZE * (1 - 20 / 256))
     assert all(drive.total_bytes >= drive.free_bytes > 0 for drive in ssd.drives)
 
 
