@@ -1,0 +1,1 @@
+"""The command `shmr-fsck`: one module for each of its subcommands."""

@@ -1,0 +1,64 @@
+"""How reports of the checker are shown: to people, and as JSON."""
+
+from __future__ import annotations
+
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from shmr.cli.show import age
+
+if TYPE_CHECKING:
+    from shmr.fsck.findings import Finding, Report
+
+SHOWN_PER_KIND = 10
+"""Findings of each kind that people are shown; `--json` has more."""
+
+
+def show_report(report: Report, *, foretold: bool = False) -> str:
+    """What people read. `foretold`: remedies are told as what a repair would do."""
+    lines = [_head(report), *report.notes]
+    for title, findings, counts in (
+        ("repaired", report.repaired, report.repaired_counts),
+        ("wrong", report.findings, report.counts),
+    ):
+        for kind, some in groupby(sorted(findings, key=lambda f: f.kind), key=lambda f: f.kind):
+            total = counts[kind]
+            lines.append(f"{title}: {kind} ({total})")
+            shown = list(some)[:SHOWN_PER_KIND]
+            lines += [line for finding in shown for line in _told(finding, title, foretold)]
+            if total > len(shown):
+                lines.append(f"  ... and {total - len(shown)} more")
+    lines.append(_verdict(report))
+    return "\n".join(lines)
+
+
+def _head(report: Report) -> str:
+    if not report.mounted:
+        return f"filesystem {report.filesystem}, not mounted"
+    as_of = ""
+    if report.as_of_ns is not None:
+        as_of = f": as of its last checkpoint, {age(time.time_ns() - report.as_of_ns)} ago"
+    return f"filesystem {report.filesystem}, mounted{as_of}; nothing is changed"
+
+
+def _told(finding: Finding, title: str, foretold: bool) -> list[str]:
+    lines = [f"  {finding.message}"]
+    if title == "repaired":
+        return lines
+    if finding.remedy is None:
+        lines.append("    lost: nothing that is there can restore it")
+    elif foretold:
+        lines.append(f"    would {finding.remedy}")
+    return lines
+
+
+def _verdict(report: Report) -> str:
+    left, lost = sum(report.counts.values()), sum(f.is_loss for f in report.findings)
+    mended = sum(report.repaired_counts.values())
+    told = [f"{mended} repaired"] if mended else []
+    if left:
+        told.append(f"{left} wrong" + (f", of which {lost} cannot be repaired" if lost else ""))
+    if report.stopped:
+        told.append("stopped before its end; run it again to go on")
+    return f"{report.job}: {'; '.join(told) if told else 'nothing is wrong'}"

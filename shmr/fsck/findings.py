@@ -1,0 +1,134 @@
+"""What is wrong, and what came of it: the one language in which every part of the checker reports.
+
+A finding names its kind, the place, and a sentence for people. It is *mendable* where redundancy
+or the log knows better: then `remedy` says what a repair would do. Where nothing knows better it is
+a *loss*, and stays until the user removes what is lost: repair never hides one.
+
+A report counts all of them, and keeps the first of each kind: a million findings are no reason to
+run out of memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+
+class Exit(IntEnum):
+    """Exit codes, as fsck(8) has them."""
+
+    CLEAN = 0
+    REPAIRED = 1
+    LEFT = 4
+    """Something is wrong and was not repaired, whatever else was."""
+    FAILED = 8
+    """It could not run; what it would have found is not known."""
+    USAGE = 16
+    INTERRUPTED = 32
+
+
+KEPT_PER_KIND = 1000
+"""Findings of each kind that a report keeps; all are counted."""
+
+
+class Kind(StrEnum):
+    """Every kind of finding. The words are what `--json` has, and stay as they are.
+
+    Those of one part of the checker stand together, with what each means.
+    """
+
+    # -- the catalog's file and the log it comes from (`opening`)
+    CATALOG_DOUBTFUL = "catalog-doubtful"
+    """The catalog is missing, damaged, older than the log, or of another filesystem."""
+    LOG_CORRUPT = "log-corrupt"
+    """Frames of the journal that were durable are missing or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place: what is known of it. `drive` is a path, or an id where no such drive is there.
+
+    `path` is a path from the top of the filesystem, with bytes that are no UTF-8 escaped as Python
+    does (surrogateescape); `offset` and `length` are bytes, of the file if there is an inode, else
+    of the segment.
+    """
+
+    drive: str | None = None
+    segment: int | None = None
+    fragment: int | None = None
+    generation: int | None = None
+    unit: int | None = None
+    inode: int | None = None
+    path: str | None = None
+    offset: int | None = None
+    length: int | None = None
+
+
+NOWHERE = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `message` is a sentence without a full stop, complete in itself.
+
+    `remedy` is what a repair does about it, as a sentence in the infinitive ("write fragment 3 of
+    segment 9 anew from the others"); None: nothing can be done with what is there, and `message`
+    says what is lost.
+    """
+
+    kind: Kind
+    message: str
+    where: Where = NOWHERE
+    remedy: str | None = None
+
+    @property
+    def is_loss(self) -> bool:
+        return self.remedy is None
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run of the checker came to. Filled while it runs, and given out at its end.
+
+    `job` is the subcommand; `as_of_ns` the time of the checkpoint that was looked at, None where it
+    is the present; `mounted` says that the filesystem was in use, and nothing was changed.
+    `repaired` are findings that were put right; those in `findings` are not, or not yet.
+    `notes` are sentences for people that are no findings: what was looked at, what to do next.
+    `stopped`: somebody stopped it before its end.
+    """
+
+    job: str
+    filesystem: str = ""
+    mounted: bool = False
+    as_of_ns: int | None = None
+    findings: list[Finding] = field(default_factory=list)
+    repaired: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    repaired_counts: Counter[str] = field(default_factory=Counter)
+    stopped: bool = False
+
+    def find(self, finding: Finding) -> None:
+        """Something is wrong."""
+        self.counts[finding.kind] += 1
+        if self.counts[finding.kind] <= KEPT_PER_KIND:
+            self.findings.append(finding)
+
+    def mend(self, finding: Finding) -> None:
+        """It was put right: by this run, and seen to be."""
+        self.repaired_counts[finding.kind] += 1
+        if self.repaired_counts[finding.kind] <= KEPT_PER_KIND:
+            self.repaired.append(finding)
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.counts
+
+    @property
+    def exit_code(self) -> Exit:
+        if self.counts:
+            return Exit.LEFT
+        if self.stopped:
+            return Exit.INTERRUPTED
+        return Exit.REPAIRED if self.repaired_counts else Exit.CLEAN
