@@ -25,6 +25,7 @@ from shmr.catalog.batch import Batch
 from shmr.catalog.derived import cookies, count_live
 from shmr.catalog.late import Late
 from shmr.catalog.names import RecentNames
+from shmr.catalog.reading import Reading
 from shmr.catalog.recent import RecentExtents
 from shmr.catalog.tables import Committed, Tables, committed
 from shmr.errors import IntegrityError, ShmrError
@@ -407,17 +408,29 @@ class Catalog:
     def checkpoint(self, filesystem: bytes, place: Place, next_segment: int) -> None:
         """Commit the epoch: the journal durably has everything up to `place`."""
         self._late.write(self._batch)
+        self._write_usage()
+        self._tables.put(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem))
+        self._tables.put(Table.PLACE, _NEXT_SEGMENT, encode_number(next_segment))
+        self._tables.put(Table.PLACE, _PLACE, place.encode())
+        self._rebuilding = False
+        self._commit()
+
+    def _write_usage(self) -> None:
         for segment, live in self.live.items():
             if live != self._live_stored.get(segment):
                 self._tables.put(Table.USAGE, key_of(segment), encode_number(max(live, 0)))
         for segment in self._live_stored.keys() - self.live.keys():
             self._tables.put(Table.USAGE, key_of(segment), None)
         self._live_stored = dict(self.live)
-        self._tables.put(Table.PLACE, _FILESYSTEM, encode_bytes(filesystem))
-        self._tables.put(Table.PLACE, _NEXT_SEGMENT, encode_number(next_segment))
-        self._tables.put(Table.PLACE, _PLACE, place.encode())
-        self._rebuilding = False
-        self._commit()
+
+    def reading(self) -> Reading:
+        """All rows as they are now, with what is not committed yet.
+
+        Nothing may change while it is in use. It holds only until the next checkpoint.
+        """
+        self._late.write(self._batch)
+        self._write_usage()
+        return self._tables.reading()
 
     def _commit(self) -> None:
         try:

@@ -13,6 +13,11 @@ from shmr.format.rows import Table
 SEEDS = {int(table): crc32c(bytes([table])) for table in Table}
 """CRC-32C of the table's number, from which that of key and value goes on."""
 
+KEEPER = b"\xff" * 9
+"""A key behind all others in tables that would often be empty. LMDB uses the page of a table that
+becomes empty not again in the same transaction: each unlink would cost a page (measured: an epoch
+of 2,500 grew a catalog of 1.2 MB to 11 MB)."""
+
 
 def sealed(table: int, key: bytes, value: bytes) -> bytes:
     """The value as it is stored."""

@@ -16,13 +16,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from shmr.catalog import store
-from shmr.catalog.checksum import checked
+from shmr.catalog.checksum import KEEPER, checked
 from shmr.errors import IntegrityError, SetupError
 from shmr.format.archived import Archived, decode_archived
 from shmr.format.rows import (
@@ -57,6 +58,17 @@ class Reading:
         self._handles = handles
         self.written_ns = written_ns
         """When the checkpoint was made, about: nanoseconds since 1970."""
+
+    def stored(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        """Every row as it lies there, by key: what `checked` takes. Not a keeper's."""
+        handle = self._handles[table]
+        if handle is None:
+            return iter(())
+        cursor = self._transaction.cursor(db=handle)
+        if table in (Table.ORPHAN, Table.REAP):
+            return takewhile(lambda row: row[0] != KEEPER, cursor)
+        found: Iterator[tuple[bytes, bytes]] = iter(cursor)
+        return found
 
     def place(self) -> Place:
         """Where in the journal the checkpoint stands."""
@@ -150,7 +162,7 @@ class Reading:
         if not cursor.set_range(prefix):
             return
         for key, stored in cursor:
-            if not key.startswith(prefix):
+            if not key.startswith(prefix) or key == KEEPER:
                 return
             yield key, checked(table, key, stored)
 

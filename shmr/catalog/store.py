@@ -36,6 +36,11 @@ def exists(path: Path) -> bool:
     return (path / DATA).exists()
 
 
+def written_ns(path: Path) -> int:
+    """When the LMDB file was last written: nanoseconds since 1970."""
+    return (path / DATA).stat().st_mtime_ns
+
+
 def open_environment(
     path: Path, *, read_only: bool = False, live: bool = False
 ) -> lmdb.Environment:

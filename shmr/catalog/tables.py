@@ -14,14 +14,11 @@ from typing import Any
 from crc32c import crc32c
 
 from shmr.catalog import store
-from shmr.catalog.checksum import SEEDS, checked, failed, sealed
+from shmr.catalog.checksum import KEEPER, SEEDS, checked, failed, sealed
+from shmr.catalog.reading import Reading
 from shmr.format.rows import TRUTH, Row, Table
 from shmr.units import KIB, MIB
 
-_KEEPER = b"\xff" * 9
-"""A key behind all others in tables that would often be empty. LMDB uses the page of a table that
-becomes empty not again in the same transaction: each unlink would cost a page (measured: an epoch
-of 2,500 grew a catalog of 1.2 MB to 11 MB)."""
 _PAGE_BYTES = 4096
 _EPOCH_MAX_BYTES = 100 * MIB
 """Pages that the rows of one epoch can lie on (`shmr.volume.checkpoint.ROWS`, one page each, and
@@ -38,8 +35,8 @@ class Tables:
         self._handles = store.open_tables(self._environment)
         self._transaction = self._environment.begin(write=True)
         for table in (Table.ORPHAN, Table.REAP):
-            value = sealed(table, _KEEPER, b"")
-            self._transaction.put(_KEEPER, value, db=self._handles[table], overwrite=False)
+            value = sealed(table, KEEPER, b"")
+            self._transaction.put(KEEPER, value, db=self._handles[table], overwrite=False)
 
     # -- rows -------------------------------------------------------------------------------
 
@@ -138,6 +135,10 @@ class Tables:
         with self._environment.begin() as transaction:
             yield Committed(transaction, self._handles)
 
+    def reading(self) -> Reading:
+        """Everything that was put, by the open transaction: good until it ends."""
+        return Reading(self._transaction, self._handles, store.written_ns(self._path))
+
     def close(self) -> None:
         """Throw away what was not committed."""
         self._transaction.abort()
@@ -176,7 +177,7 @@ def _rows(cursor: Any, table: int, prefix: bytes) -> Iterator[tuple[bytes, bytes
     """Rows from where the cursor is, while the key begins with `prefix`."""
     seed = SEEDS[table]
     for key, stored in cursor:
-        if not key.startswith(prefix) or key == _KEEPER:
+        if not key.startswith(prefix) or key == KEEPER:
             return
         value = stored[4:]
         if crc32c(key + value, seed) != int.from_bytes(stored[:4], "big"):
