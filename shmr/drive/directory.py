@@ -5,7 +5,9 @@ What holds here:
 * The directory is opened once; every file is reached relative to that descriptor and never
   through a symbolic link, so nobody can slip another file under a name. Files are 0600, made
   with O_EXCL; the directory is made 0700 before the first file is created in it (a directory
-  that is only looked at is not changed). Only regular files exist for us.
+  that is only looked at is not changed). Only regular files exist for us: nothing else is opened,
+  as that alone may wake whoever waits at a fifo, or rewind a tape.
+* Opened `read_only` it is never changed, whatever is asked of it (EROFS).
 * `claim` allocates whole, then syncs file and directory. Truncating up is not allocation: where
   the filesystem cannot allocate, zeros are written.
 * Every OSError leaves as a DriveError.
@@ -37,6 +39,7 @@ READ_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 SMALL_BYTES = 64 * 1024
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NOT_REGULAR = {stat.S_IFLNK: errno.ELOOP, stat.S_IFDIR: errno.EISDIR}
 _CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What filesystems answer that lock no directory: NFS does not."""
 
@@ -49,6 +52,7 @@ class DirectoryDrive:
         path: str | os.PathLike[str],
         *,
         limit_bytes: int | None = None,
+        read_only: bool = False,
         pwritev: Pwritev = os.pwritev,
     ) -> None:
         self._fd = -1
@@ -57,6 +61,7 @@ class DirectoryDrive:
         """What was there when we made the lock's file; None if it was there too."""
         self._label = os.fspath(path)
         self._limit_bytes = limit_bytes
+        self._read_only = read_only
         self.let_go: Callable[[Callable[[], None]], None] | None = None
         """Runs a call that nobody waits for. To free the blocks and the cached pages of 64 MiB took
         35 ms on ext4: with this they go when the last descriptor is closed, somewhere else."""
@@ -100,6 +105,7 @@ class DirectoryDrive:
     def claim(self, name: str, size_bytes: int) -> DirectoryFile:
         with self.telling("claim"):
             checked_name(name)
+            self._require_writable()
             self._make_private()
             self._reserve(name, size_bytes)
             try:
@@ -110,9 +116,13 @@ class DirectoryDrive:
 
     def open(self, name: str, *, end: int = 0) -> DirectoryFile:
         with self.telling("open"):
+            facts = os.stat(checked_name(name), dir_fd=self._fd, follow_symlinks=False)
+            _require_regular(name, facts)
+            # Looked at once more when it is open, and not waited for: it may be another by now.
             flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
             try:
-                fd = os.open(checked_name(name), os.O_RDWR | flags, dir_fd=self._fd)
+                mode = os.O_RDONLY if self._read_only else os.O_RDWR
+                fd = os.open(name, mode | flags, dir_fd=self._fd)
             except OSError as error:
                 if error.errno not in _READ_ONLY:
                     raise
@@ -131,6 +141,7 @@ class DirectoryDrive:
     def discard(self, name: str) -> None:
         with self.telling("discard"):
             checked_name(name)
+            self._require_writable()
             held = -1 if self.let_go is None else self._held(name)
             try:
                 os.unlink(name, dir_fd=self._fd)
@@ -213,6 +224,7 @@ class DirectoryDrive:
                     fcntl.flock(taken[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Where the drive is write-protected, it can be read, and nobody else can write it.
                 with _passing({errno.EROFS}):
+                    self._require_writable()
                     taken.append(self._lock_file(os.O_RDWR | flags))
                     fcntl.flock(taken[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException as error:
@@ -269,6 +281,10 @@ class DirectoryDrive:
                 raise OSError(errno.ENOSPC, "the configured size limit is reached")
             self._used += size_bytes
             self._allocated[name] = size_bytes
+
+    def _require_writable(self) -> None:
+        if self._read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     def _create(self, name: str, size_bytes: int) -> DirectoryFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -354,4 +370,5 @@ def checked_name(name: str) -> str:
 
 def _require_regular(name: str, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, f"{name}: not a regular file")
+        number = _NOT_REGULAR.get(stat.S_IFMT(facts.st_mode), errno.EINVAL)
+        raise OSError(number, f"{name}: not a regular file")

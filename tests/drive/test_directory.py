@@ -144,6 +144,43 @@ def test_only_regular_files_are_listed_and_opened(path: Path) -> None:
     assert not drive.is_empty()
 
 
+def test_what_is_no_regular_file_is_not_even_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(path / "fifo")
+    drive = DirectoryDrive(path)
+    opened: list[object] = []
+    before = os.open
+
+    def noted(name: str, flags: int, **options: int) -> int:
+        opened.append(name)
+        return before(name, flags, **options)
+
+    monkeypatch.setattr(os, "open", noted)
+    fails_with(errno.EINVAL, "open", lambda: drive.open("fifo"))
+    fails_with(errno.EINVAL, "open", lambda: drive.get("fifo"))
+    assert opened == []
+
+
+def test_a_drive_that_is_only_read_is_never_changed(path: Path) -> None:
+    DirectoryDrive(path).put("a", b"content")
+    os.chmod(path, 0o755)
+    drive = DirectoryDrive(path, read_only=True)
+    fails_with(errno.EROFS, "claim", lambda: drive.claim("b", 4096))
+    fails_with(errno.EROFS, "claim", lambda: drive.put("b", b""))
+    fails_with(errno.EROFS, "discard", lambda: drive.discard("a"))
+    assert drive.get("a") == b"content"
+    file = drive.open("a", end=3)
+    fails_with(errno.EBADF, "append", lambda: file.append([b"d"]))
+    file.close()
+    assert drive.lock()
+    assert not DirectoryDrive(path).lock()
+    drive.close()
+    assert os.listdir(path) == ["a"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert (path / "a").read_bytes() == b"content"
+
+
 def test_a_drive_is_a_directory_and_no_link_to_one(path: Path) -> None:
     link = path.parent / "link"
     link.symlink_to(path)
