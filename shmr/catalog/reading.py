@@ -101,6 +101,16 @@ class Reading:
         for key, value in self._scan(Table.DENTRY):
             yield split_key(key), key[8:], decode_dentry(value).inode
 
+    def entries(self, directory: int) -> Iterator[tuple[bytes, Dentry]]:
+        """The names in a directory, in the order of their bytes."""
+        for key, value in self._scan(Table.DENTRY, key_of(directory)):
+            yield key[8:], decode_dentry(value)
+
+    def xattrs(self, inode: int) -> Iterator[tuple[bytes, bytes]]:
+        """The extended attributes of an inode, POSIX ACLs among them, by name."""
+        for key, value in self._scan(Table.XATTR, key_of(inode)):
+            yield key[8:], decode_bytes(value)
+
     def states(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """The numbers of the state rows whose names begin so, by name."""
         for key, value in self._scan(Table.STATE, prefix):
@@ -168,10 +178,10 @@ class Reading:
 
 
 @contextmanager
-def open_reading(path: Path) -> Iterator[Reading]:
+def open_reading(path: Path, *, live: bool = True) -> Iterator[Reading]:
     """The last checkpoint of the catalog in directory `path`.
 
-    Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
+    Unless it is `live`, nobody writes to it meanwhile, and LMDB's lock is left alone. Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
     """
     if not store.exists(path):
         raise SetupError(
@@ -179,7 +189,7 @@ def open_reading(path: Path) -> Iterator[Reading]:
         )
     _check_size(path, _PAGE_BYTES * 2)
     try:
-        with _open(path) as environment, environment.begin() as transaction:
+        with _open(path, live) as environment, environment.begin() as transaction:
             # LMDB maps what its header claims; a shorter file would be SIGBUS. Asked inside the
             # transaction: the daemon may lengthen the file, and never shortens it.
             pages = int(environment.info()["last_pgno"]) + 1
@@ -200,9 +210,9 @@ def _check_size(path: Path, least_bytes: int) -> os.stat_result:
     return facts
 
 
-def _open(path: Path) -> lmdb.Environment:
+def _open(path: Path, live: bool) -> lmdb.Environment:
     try:
-        return store.open_environment(path, read_only=True, live=True)
+        return store.open_environment(path, read_only=True, live=live)
     except lmdb.Error:
         if os.access(path, os.W_OK):
             raise

@@ -65,12 +65,13 @@ class ImpatientDrive(DirectoryDrive):
         path: str | os.PathLike[str],
         *,
         limit_bytes: int | None = None,
+        read_only: bool = False,
         patience_s: float,
     ) -> None:
         """Waits for the disk as long as it takes: call it where that does no harm."""
         self._patience_s = patience_s
         self._late: list[Answer[Any]] = []
-        super().__init__(path, limit_bytes=limit_bytes)
+        super().__init__(path, limit_bytes=limit_bytes, read_only=read_only)
 
     def device(self) -> int:
         return self._soon("device", super().device)

@@ -44,6 +44,20 @@ class Kind(StrEnum):
     LOG_CORRUPT = "log-corrupt"
     """Frames of the journal that were durable are missing or damaged."""
 
+    # -- drives without a configuration, and files written out of them (`foreign`, `decode`)
+    DRIVE_UNUSABLE = "drive-unusable"
+    """A directory that was given is no drive, does not answer, or cannot be understood."""
+    FILE_INCOMPLETE = "file-incomplete"
+    """Some bytes of a file cannot be had from the drives that are there."""
+    TREE_TWISTED = "tree-twisted"
+    """A name leads to nothing, to a directory that has another name, or to no known type."""
+    NAME_REFUSED = "name-refused"
+    """A name that no file may have: it was not written out."""
+    NOT_WRITTEN = "not-written"
+    """Something could not be written to the destination, or another is there already."""
+    ATTRIBUTES_LEFT = "attributes-left"
+    """A file was written without some of its owner, mode, times or extended attributes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
