@@ -34,16 +34,20 @@ def examine(path: Path, *, in_child: bool = True) -> bool:
     copy = path.with_name(path.name + ".examined")
     shutil.rmtree(copy, ignore_errors=True)
     try:
-        if in_child:
-            command = [sys.executable, "-m", "shmr.catalog.examine", str(path), str(copy)]
-            whole = subprocess.run(command, timeout=TIMEOUT_S, check=False).returncode == 0
-        else:
-            whole = copy_and_check(path, copy)
+        whole = look(path, copy, in_child=in_child)
         if whole and store.exists(copy):
             store.adopt(copy, path)
         return whole
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def look(path: Path, copy: Path, *, in_child: bool = True) -> bool:
+    """`examine` that changes nothing: `copy`, not there yet, is the compacted copy if one fits."""
+    if not in_child:
+        return copy_and_check(path, copy)
+    command = [sys.executable, "-m", "shmr.catalog.examine", str(path), str(copy)]
+    return subprocess.run(command, timeout=TIMEOUT_S, check=False).returncode == 0
 
 
 def copy_and_check(path: Path, copy: Path) -> bool:
@@ -61,7 +65,7 @@ def copy_and_check(path: Path, copy: Path) -> bool:
         with store.open_environment(path, read_only=True) as source:
             if (source.info()["last_pgno"] + 1) * source.stat()["psize"] > data.stat().st_size:
                 return False
-            if shutil.disk_usage(path).free < data.stat().st_size + SPARE_BYTES:
+            if shutil.disk_usage(copy).free < data.stat().st_size + SPARE_BYTES:
                 return all(_whole(source, table) for table in Table)
             with open(copy / store.DATA, "wb", opener=store.private) as target:
                 source.copyfd(target.fileno(), compact=True)

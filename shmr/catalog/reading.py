@@ -111,6 +111,11 @@ class Reading:
         for key, value in self._scan(Table.XATTR, key_of(inode)):
             yield key[8:], decode_bytes(value)
 
+    def entries(self, directory: int) -> Iterator[tuple[bytes, int]]:
+        """The names in one directory and the inodes that they are of, by name."""
+        for key, value in self._scan(Table.DENTRY, key_of(directory)):
+            yield key[8:], decode_dentry(value).inode
+
     def states(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """The numbers of the state rows whose names begin so, by name."""
         for key, value in self._scan(Table.STATE, prefix):
@@ -181,7 +186,8 @@ class Reading:
 def open_reading(path: Path, *, live: bool = True) -> Iterator[Reading]:
     """The last checkpoint of the catalog in directory `path`.
 
-    Unless it is `live`, nobody writes to it meanwhile, and LMDB's lock is left alone. Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
+    Unless it is `live`, nobody writes to it meanwhile, and LMDB's lock is left alone.
+    Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
     """
     if not store.exists(path):
         raise SetupError(

@@ -151,13 +151,20 @@ def private_copy(path: Path) -> TemporaryDirectory[str]:
     return place
 
 
-def take_digest(path: Path) -> bool:
-    """True if the file is byte for byte what the last clean close left; the digest is used up."""
+def digest_holds(path: Path) -> bool:
+    """True if the file is byte for byte what the last clean close left."""
     try:
         expected = (path / DIGEST).read_text()
     except (OSError, UnicodeDecodeError):
         return False
-    intact = exists(path) and expected == _file_digest(path)
+    return exists(path) and expected == _file_digest(path)
+
+
+def take_digest(path: Path) -> bool:
+    """`digest_holds`; the digest is used up."""
+    intact = digest_holds(path)
+    if not (path / DIGEST).exists():
+        return False
     # Gone before the first write: a stale digest must never vouch for a changed file.
     (path / DIGEST).unlink()
     _sync_directory(path)

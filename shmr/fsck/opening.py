@@ -12,16 +12,36 @@ with `fresh`. Unmounted, the drives are locked while this is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from shmr.catalog.reading import Reading
-from shmr.fsck.findings import Finding
+from shmr.catalog import examine
+from shmr.catalog import store as catalog_store
+from shmr.catalog.reading import Reading, open_reading
+from shmr.config import Config
+from shmr.errors import IntegrityError
+from shmr.format.frame import Kind as FrameKind
+from shmr.format.rows import Place
+from shmr.fsck.findings import Finding, Kind
 from shmr.log.fragments import FragmentStore
+from shmr.log.replay import Journal
 from shmr.log.store import SegmentStore
-from shmr.volume.membership import ArchivePool
+from shmr.service.assemble import Drives, InUse, kernel_time_ns, open_drives
+from shmr.service.offline import refuse_untouched
+from shmr.volume.membership import ArchivePool, Membership, identify
+from shmr.volume.recover import recover
 from shmr.volume.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+REBUILD = "rebuild the catalog from the log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +81,155 @@ def view_of(volume: Volume, name: str = "", archives: tuple[ArchivePool, ...] = 
     """The view of an open volume: good until it changes."""
     store, fragments = volume.context.reader.store, volume.context.fragments
     return View(store.filesystem, name, volume.catalog.reading(), store, fragments, archives)
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[View]:
+    """Look at the filesystem of `config`, mounted or not.
+
+    Raises SetupError with what to do, DriveError, and IntegrityError where the catalog of a mounted
+    filesystem cannot be read at all.
+    """
+    with ExitStack() as stack:
+        try:
+            drives, in_use = open_drives(config, degraded=True), False
+        except InUse:
+            drives, in_use = open_drives(config, degraded=True, lock=False), True
+        stack.callback(drives.close)
+        refuse_untouched(drives)
+        membership = _identify(config, drives)
+        store = SegmentStore(
+            membership.filesystem,
+            membership.workspace,
+            min(config.workspace.scheme.copies, len(membership.workspace)),
+            0,
+            kernel_time_ns,
+        )
+        stack.callback(store.close)
+        store.scan()
+        fragments = FragmentStore(
+            membership.filesystem, membership.archive, membership.archive_missing
+        )
+        for drive in fragments.drives:
+            stack.callback(fragments.close, drive)
+        path = Path(config.catalog)
+        fresh = partial(open_reading, path) if in_use else None
+        seen = _Seen(stack, store, path)
+        reading = stack.enter_context(fresh()) if fresh is not None else seen.reading()
+        yield View(
+            membership.filesystem,
+            config.filesystem,
+            reading,
+            store,
+            fragments,
+            tuple(membership.archives.values()),
+            reading.written_ns if in_use else None,
+            tuple(seen.doubts),
+            (*_missing(drives, membership), *seen.notes),
+            fresh,
+        )
+
+
+def _identify(config: Config, drives: Drives) -> Membership:
+    return identify(
+        config.filesystem,
+        drives.pools,
+        catalog_exists=catalog_store.exists(Path(config.catalog)),
+        degraded=True,
+        read_only=True,
+        may_create=False,
+        random_bytes=os.urandom,
+        clock=time.time_ns,
+    )
+
+
+def _missing(drives: Drives, membership: Membership) -> list[str]:
+    """What is not there and so was not looked at, in sentences."""
+    absent = [f"drive {path} is missing and was not looked at" for path in drives.absent]
+    return [*absent, *membership.warnings]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The catalog of a filesystem that nobody else has open, and what is to be told of it.
+
+    The file is read as it is if it is whole and holds all that the log does. Else recovery makes
+    one that is thrown away: the next mount would come to the same.
+    """
+
+    stack: ExitStack
+    store: SegmentStore
+    path: Path
+    doubts: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def reading(self) -> Reading:
+        """Raises SetupError, DriveError."""
+        scratch = TemporaryDirectory(prefix="shmr-check-", ignore_cleanup_errors=True)
+        self.stack.callback(scratch.cleanup)
+        whole = self._whole(Path(scratch.name, "examined"))
+        place = None
+        if whole is not None:
+            with open_reading(whole, live=False) as reading:
+                place = reading.place()
+        journal = Journal(self.store)
+        if whole is not None and place is not None and _ends(journal, place):
+            return self.stack.enter_context(open_reading(whole, live=False))
+        if whole is None:
+            whole = Path(scratch.name, "rebuilt")
+        elif whole == self.path:
+            copied = catalog_store.private_copy(whole)
+            self.stack.callback(copied.cleanup)
+            whole = Path(copied.name, whole.name)
+        recovered = recover(self.store, whole, read_only=True)
+        self.stack.callback(recovered.catalog.close)
+        if place is not None and recovered.corrupt is None:
+            if journal.has(place):
+                self.notes.append("the last end was no clean one: seen is what a mount comes to")
+            else:
+                self._doubt(f"the catalog at {self.path} is older than the log")
+        if recovered.corrupt is not None:
+            self.doubts.append(Finding(Kind.LOG_CORRUPT, recovered.corrupt))
+        self.notes += recovered.report
+        return recovered.catalog.reading()
+
+    def _whole(self, copy: Path) -> Path | None:
+        """Where a catalog is whose rows all verify: the file itself, or its compacted copy."""
+        path = self.path
+        if not catalog_store.exists(path):
+            self._doubt(f"there is no catalog at {path}")
+            return None
+        found = path
+        if not catalog_store.digest_holds(path):
+            if not examine.look(path, copy):
+                self._doubt(f"the catalog at {path} is damaged")
+                return None
+            if catalog_store.exists(copy):
+                # Recovery need not examine it again.
+                catalog_store.leave_digest(copy)
+                found = copy
+        try:
+            with open_reading(found, live=False) as reading:
+                filesystem = reading.filesystem()
+        except IntegrityError as error:
+            self._doubt(str(error))
+            return None
+        if filesystem != self.store.filesystem:
+            self._doubt(f"the catalog at {path} is of another filesystem")
+            return None
+        return found
+
+    def _doubt(self, message: str) -> None:
+        self.doubts.append(Finding(Kind.CATALOG_DOUBTFUL, message, remedy=REBUILD))
+
+
+def _ends(journal: Journal, place: Place) -> bool:
+    """Is the end of the journal there, so that a catalog of this place holds all that it says?"""
+    if not journal.has(place):
+        return False
+    for entry in journal.entries(place):
+        # A clean end leaves one more COMMIT behind the checkpoint, without anything in it.
+        if entry.header.kind == FrameKind.META:
+            return False
+        place = entry.place
+    return journal.claimed_durable(place) is None

@@ -73,8 +73,14 @@ def patience_of(config: Config) -> float:
     return PATIENCE * config.read_deadline_ns / NS_PER_S
 
 
-def open_drives(config: Config, *, degraded: bool) -> Drives:
-    """Open and lock every drive. Raises SetupError with what to do.
+class InUse(SetupError):
+    """Another process holds the filesystem: it is mounted, or being worked on."""
+
+
+def open_drives(config: Config, *, degraded: bool, lock: bool = True) -> Drives:
+    """Open and lock every drive. Raises InUse, SetupError with what to do.
+
+    Without `lock` whoever opens them may look, and change nothing.
 
     An archive drive that is absent, or cannot be opened or locked, or does not answer, is left out
     and named in `absent`; an absent workspace drive too, but only when `degraded`. That it is the
@@ -87,11 +93,12 @@ def open_drives(config: Config, *, degraded: bool) -> Drives:
         # The workspace comes first: who has that works with the filesystem.
         for drive in _open_workspace(workspace, absent, degraded=degraded):
             pools[0] = replace(pools[0], drives=(*pools[0].drives, drive))
-            _lock_workspace(drive, config)
+            if lock:
+                _lock_workspace(drive, config)
         if not pools[0].drives:
             raise SetupError(f"pool {workspace.name!r}: no drive is there; connect them")
         _refuse_shared_disks(config, workspace.name, pools[0].drives)
-        pools += _open_archive(config, absent)
+        pools += _open_archive(config, absent, lock=lock)
         limits = {str(d.path): d.size_bytes for pool in config.pools for d in pool.drives}
         return Drives(tuple(pools), tuple(absent), limits)
     except BaseException:
@@ -127,14 +134,16 @@ def _open_workspace(
         yield drive
 
 
-def _open_archive(config: Config, absent: list[str]) -> Iterator[PoolDrives]:
-    """The archive pools, all drives opened and locked side by side: each disk may have to wake.
+def _open_archive(config: Config, absent: list[str], *, lock: bool) -> Iterator[PoolDrives]:
+    """The archive pools, all drives opened, and locked, side by side: each disk may have to wake.
 
     One that cannot be had, or has not answered in time, is `absent`, with a warning.
     """
     patience_s = patience_of(config)
     opening = {
-        entry.path: Answer(f"opening {entry.path}", partial(_open_archive_drive, entry, patience_s))
+        entry.path: Answer(
+            f"opening {entry.path}", partial(_open_archive_drive, entry, patience_s, lock)
+        )
         for pool in config.pools[1:]
         for entry in pool.drives
     }
@@ -158,13 +167,13 @@ class _Unusable(Exception):
     """Why an archive drive that can be opened counts as missing."""
 
 
-def _open_archive_drive(entry: DriveConfig, patience_s: float) -> DirectoryDrive:
-    """Open and lock it. Raises DriveError, _Unusable. Closed again when nobody waits any more."""
+def _open_archive_drive(entry: DriveConfig, patience_s: float, lock: bool) -> DirectoryDrive:
+    """Open it, and `lock` it. Raises DriveError, _Unusable. Closed when nobody waits any more."""
     drive = ImpatientDrive(entry.path, limit_bytes=entry.size_bytes, patience_s=patience_s)
     try:
         if entry.mounted and not drive.is_mount_point():
             raise _Unusable("nothing is mounted there")
-        if not drive.lock():
+        if lock and not drive.lock():
             raise _Unusable("another process holds it")
     except BaseException:
         drive.close()
@@ -197,13 +206,13 @@ def _refuse_shared_disks(config: Config, pool: str, drives: Iterable[Drive]) -> 
 
 
 def _lock_workspace(drive: DirectoryDrive, config: Config) -> None:
-    """Hold the drive. Raises SetupError where another process does."""
+    """Hold the drive. Raises InUse where another process does, SetupError."""
     try:
         held = drive.lock()
     except DriveError as error:
         raise SetupError(f"{error}; is the drive writable?") from error
     if not held:
-        raise SetupError(
+        raise InUse(
             f"filesystem {config.filesystem!r} is in use: {holder_of(drive.label)} holds "
             f"{drive.label}; it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
         )

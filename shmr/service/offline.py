@@ -27,10 +27,7 @@ def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list
     """
     drives = open_drives(config, degraded=False)
     try:
-        if _is_untouched(drives):
-            raise SetupError(
-                "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
-            )
+        refuse_untouched(drives)
         volume = open_filesystem(config, drives, read_only=read_only, degraded=False)
         try:
             if volume.read_only is not None and not read_only:
@@ -48,12 +45,16 @@ def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list
         drives.close()
 
 
-def _is_untouched(drives: Drives) -> bool:
-    """Was nothing ever made here? Opening would make it, and nobody asked for that."""
+def refuse_untouched(drives: Drives) -> None:
+    """Raises SetupError if nothing was ever made here: opening would, and nobody asked for that."""
     try:
-        return all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
+        untouched = all(drive.is_empty(besides=(FIRST_SUPERBLOCK,)) for drive in drives.all())
     except DriveError:
-        return False
+        return
+    if untouched:
+        raise SetupError(
+            "there is no filesystem yet: mount it, or run `shmr create CONFIG`, and fill it"
+        )
 
 
 def archive_pools(config: Config, drives: Drives, volume: Volume) -> list[Pool]:
