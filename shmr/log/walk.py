@@ -7,7 +7,7 @@ not verify. Of several copies each frame may come from another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from shmr.drive.seam import DriveFile
 from shmr.errors import DriveError, IntegrityError
@@ -15,6 +15,12 @@ from shmr.format import frame
 from shmr.format.frame import ALIGNMENT, FrameHeader, Kind
 from shmr.format.records import Opening, decode_opening
 from shmr.units import KIB, MIB
+
+
+class Readable(Protocol):
+    """What headers and payloads are read from: an open file of a drive, or a window over one."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
 
 
 class Found(NamedTuple):
@@ -34,7 +40,7 @@ SEARCH_MAX_BYTES = 256 * MIB
 """How a search goes on behind bytes that cannot be read, and how far."""
 
 
-def read_header(file: DriveFile, at: int) -> FrameHeader:
+def read_header(file: Readable, at: int) -> FrameHeader:
     """The header at offset `at`. Raises IntegrityError, DriveError."""
     buffer = file.read(at, frame.SIZE)
     length = frame.peek_length(buffer)
@@ -44,7 +50,7 @@ def read_header(file: DriveFile, at: int) -> FrameHeader:
     return frame.decode(buffer)
 
 
-def read_payload(file: DriveFile, found: Found) -> bytes:
+def read_payload(file: Readable, found: Found) -> bytes:
     """The whole payload, verified. Raises IntegrityError, DriveError."""
     header = found.header
     payload = file.read(found.at + frame.header_size(header.length), header.length)
@@ -59,7 +65,7 @@ def read_payload(file: DriveFile, found: Found) -> bytes:
 # read, the DriveError is raised, and nobody takes a sick disk for the end of the journal.
 
 
-def header_of(files: Sequence[DriveFile], at: int) -> FrameHeader | None:
+def header_of(files: Sequence[Readable], at: int) -> FrameHeader | None:
     """The header at `at` from the first copy on which it verifies. Raises DriveError."""
     failure: DriveError | None = None
     for file in files:
@@ -74,7 +80,7 @@ def header_of(files: Sequence[DriveFile], at: int) -> FrameHeader | None:
     return None
 
 
-def payload_of(files: Sequence[DriveFile], found: Found) -> bytes | None:
+def payload_of(files: Sequence[Readable], found: Found) -> bytes | None:
     """The payload from the first copy on which header and payload verify. Raises DriveError."""
     failure: DriveError | None = None
     for file in files:
@@ -91,7 +97,7 @@ def payload_of(files: Sequence[DriveFile], found: Found) -> bytes | None:
 
 
 def opening_of(
-    files: Sequence[DriveFile], filesystem: bytes, number: int
+    files: Sequence[Readable], filesystem: bytes, number: int
 ) -> tuple[Found, Opening] | None:
     """The SEGMENT frame, if it verifies and belongs to this filesystem and number."""
     short = int.from_bytes(filesystem[:8], "little")
@@ -116,7 +122,7 @@ def opening_of(
 
 
 def walk(
-    files: Sequence[DriveFile], start: int, chain: int, expected: FrameHeader
+    files: Sequence[Readable], start: int, chain: int, expected: FrameHeader
 ) -> Iterator[Found]:
     """Headers from offset `start` on, chained to `chain`.
 

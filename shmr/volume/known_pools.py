@@ -10,7 +10,7 @@ The higher generation counts; of two that are equal, what the journal says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shmr.catalog.catalog import Catalog
@@ -41,16 +41,29 @@ class KnownPool:
 
 def known_pools(catalog: Catalog) -> dict[bytes, KnownPool]:
     """All that are remembered, by id. Raises IntegrityError."""
+
+    def states(prefix: bytes) -> Iterator[tuple[bytes, int]]:
+        for key, value in catalog.scan(Table.STATE, prefix, prefix):
+            yield key, decode_number(value)
+
+    return pools_in(states)
+
+
+def pools_in(states: Callable[[bytes], Iterable[tuple[bytes, int]]]) -> dict[bytes, KnownPool]:
+    """All that are remembered in these state rows, asked for by what their names begin with.
+
+    Raises IntegrityError.
+    """
     members: dict[bytes, list[tuple[int, bytes]]] = {}
-    for key, value in catalog.scan(Table.STATE, _MEMBER, _MEMBER):
+    for key, at in states(_MEMBER):
         pool, drive = _ids(key, key.removeprefix(_MEMBER).split(b" "))
-        members.setdefault(pool, []).append((decode_number(value), drive))
+        members.setdefault(pool, []).append((at, drive))
     found: dict[bytes, KnownPool] = {}
-    for key, value in catalog.scan(Table.STATE, _POOL, _POOL):
+    for key, generation in states(_POOL):
         digits, _, name = key.removeprefix(_POOL).partition(b" ")
         (pool,) = _ids(key, [digits])
         ids = tuple(drive for _, drive in sorted(members.get(pool, [])))
-        found[pool] = KnownPool(pool, name.decode(errors="replace"), decode_number(value), ids)
+        found[pool] = KnownPool(pool, name.decode(errors="replace"), generation, ids)
     return found
 
 
