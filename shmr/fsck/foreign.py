@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import islice
+from typing import TypeVar
 
 from shmr.drive.impatient import Answer, ImpatientDrive
 from shmr.drive.seam import Drive
@@ -51,6 +52,9 @@ _SAMPLES = 16
 _TAIL_BYTES = 40
 _SUPERBLOCK = re.compile(r"superblock-(\d{6})")
 _SEGMENT = re.compile(r"(journal|data|snapshot)-(\d{12,})")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +318,7 @@ def _known(drive: Drive) -> Known | None:
     return None
 
 
-def _samples(names: Sequence[str]) -> Sequence[str]:
+def _samples(names: Sequence[T]) -> Sequence[T]:
     """Some of them, from first to last."""
     return names[:: max(1, len(names) // _SAMPLES)]
 
@@ -353,7 +357,8 @@ def footer_of(drive: Drive, name: str) -> Footer:
 
 def _segment_filesystems(drive: Drive, segments: Sequence[re.Match[str]]) -> Iterator[bytes]:
     """The filesystems that the first frames of some segments name."""
-    for match in _samples(sorted(segments, key=lambda match: match[0])):
+    by_name: list[re.Match[str]] = sorted(segments, key=lambda match: match[0])
+    for match in _samples(by_name):
         with suppress(DriveError, IntegrityError):
             file = drive.open(match[0])
             try:
