@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
 _NEXT_SEGMENT = b"next_segment"
 _REBUILD_ROWS = 100_000
+_DROP_ROWS = 10_000
 Naming = tuple[int, bytes, Dentry | None]
 """A change of a directory: its number, the name, and what the name now is."""
 
@@ -370,8 +372,9 @@ class Catalog:
 
     def replay_drop(self, drop: Drop) -> None:
         """Delete all extents in the range, as the journal says."""
-        for key, value in list(self._in_drop(drop)):
-            self._remove_extent(key, value)
+        while some := list(islice(self._in_drop(drop), _DROP_ROWS)):
+            for key, value in some:
+                self._remove_extent(key, value)
 
     def _in_drop(self, drop: Drop) -> Iterator[tuple[bytes, bytes]]:
         """The extent rows that a drop deletes."""

@@ -10,6 +10,7 @@ something behind it claims to be durable: that is corruption, and the mount is r
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from shmr.catalog.examine import examine
 from shmr.errors import DriveError, IntegrityError, SetupError
 from shmr.format.frame import Kind
 from shmr.format.records import Commit, Meta, SegmentEnd, Stream, decode_commit, decode_meta
-from shmr.format.rows import Place, Table
+from shmr.format.rows import Place, Row, Table
 from shmr.log import snapshot
 from shmr.log.replay import Journal
 from shmr.log.store import SegmentStore
@@ -46,6 +47,15 @@ class Recovered:
     behind: list[int] = field(default_factory=list)
 
 
+Sift = Callable[[Iterable[Row]], Iterable[Row]]
+"""Which of the rows that the log has are taken."""
+
+
+def every(rows: Iterable[Row]) -> Iterable[Row]:
+    """All rows: who wrote the log is trusted."""
+    return rows
+
+
 _NOWHERE = Place(0, 0, 0, 0, 0)
 """The place before everything."""
 
@@ -59,13 +69,21 @@ class _Pending(NamedTuple):
 
 
 def recover(
-    segments: SegmentStore, path: Path, *, read_only: bool = False, in_child: bool = True
+    segments: SegmentStore,
+    path: Path,
+    *,
+    read_only: bool = False,
+    in_child: bool = True,
+    sift: Sift = every,
+    until: Place | None = None,
 ) -> Recovered:
     """Bring the catalog at `path` up to the journal's end. The catalog's epoch is not committed.
 
-    With `read_only` no drive is written to, and the catalog is one that may be thrown away.
+    With `read_only` no drive is written to, and the catalog is one that may be thrown away: then
+    it may also be brought to another place, `until`, which a COMMIT behind it claims durable.
     Raises SetupError where nothing can be recovered from, DriveError.
     """
+    assert read_only or until is None, "what is behind would be cut off"
     journal = Journal(segments)
     report: list[str] = []
     catalog = _usable_catalog(segments, path, report, in_child, read_only=read_only)
@@ -90,16 +108,16 @@ def recover(
             aside = catalog_store.set_aside(path)
             where = "not used" if read_only else f"kept as {aside}"
             report.append(f"the catalog is older than the log and is {where}")
-            catalog, start = _from_log(segments, journal, path, report, read_only=read_only)
+            catalog, start = _from_log(segments, journal, path, report, sift, until)
     else:
         if catalog is not None:
             catalog.close()
             catalog_store.set_aside(path)
-        catalog, start = _from_log(segments, journal, path, report, read_only=read_only)
+        catalog, start = _from_log(segments, journal, path, report, sift, until)
     if start is None:
         return Recovered(catalog, None, None, report, journal.unreadable)
     try:
-        return _Replay(segments, journal, catalog, start, report, read_only).run()
+        return _Replay(segments, journal, catalog, start, report, sift, until, read_only).run()
     except BaseException:
         catalog.close()
         raise
@@ -136,16 +154,23 @@ def _usable_catalog(
 
 
 def _from_log(
-    segments: SegmentStore, journal: Journal, path: Path, report: list[str], *, read_only: bool
+    segments: SegmentStore,
+    journal: Journal,
+    path: Path,
+    report: list[str],
+    sift: Sift,
+    until: Place | None,
 ) -> tuple[Catalog, Place | None]:
     """A new catalog from the newest snapshot that verifies, or empty at the journal's beginning."""
     for found in snapshot.find(segments):
         if not journal.has(found.place):
             continue
+        if until is not None and found.place.sequence > until.sequence:
+            continue
         catalog = Catalog(path)
         try:
             for rows in snapshot.rows_of(segments, found):
-                catalog.replay(rows)
+                catalog.replay(sift(rows))
         except IntegrityError as error:
             catalog.close()
             catalog_store.set_aside(path)
@@ -178,6 +203,8 @@ class _Replay:
         catalog: Catalog,
         start: Place,
         report: list[str],
+        sift: Sift,
+        until: Place | None,
         read_only: bool,
     ) -> None:
         self._segments = segments
@@ -185,6 +212,8 @@ class _Replay:
         self._catalog = catalog
         self._start = start
         self._report = report
+        self._sift = sift
+        self._until = until
         self._mend = not read_only
         self._ends: dict[int, SegmentEnd] = {}
         self._batches = 0
@@ -205,7 +234,11 @@ class _Replay:
         except (IntegrityError, DriveError) as error:
             problem = problem or str(error)
         applied = self._applied
-        claimed = self._journal.claimed_durable(applied)
+        claimed = None if self._until else self._journal.claimed_durable(applied)
+        if self._until and applied.sequence != self._until.sequence:
+            problem = problem or (
+                f"the journal ends at frame {applied.sequence}, before frame {self._until.sequence}"
+            )
         if claimed is not None:
             problem = problem or (
                 f"journal frames from {applied.sequence} to {claimed} were durable and are missing "
@@ -228,7 +261,7 @@ class _Replay:
         for meta in batch.metas:
             for drop in meta.drops:
                 self._catalog.replay_drop(drop)
-            self._catalog.replay(meta.rows)
+            self._catalog.replay(self._sift(meta.rows))
         for end in batch.commit.ends:
             self._ends[end.segment] = end.reached
         self._segments.next_number = max(self._segments.next_number, batch.commit.next_segment)
@@ -242,13 +275,16 @@ class _Replay:
         """
         metas: list[Meta] = []
         for entry in self._journal.entries(self._start):
+            if self._until is not None and entry.place.sequence > self._until.sequence:
+                break
             if entry.header.kind == Kind.META:
                 metas.append(decode_meta(entry.payload))
             elif entry.header.kind == Kind.COMMIT:
                 commit = decode_commit(entry.payload)
                 pending.append(_Pending(metas, commit, entry.place))
                 metas = []
-                while pending and pending[0].place.sequence <= commit.durable_seq:
+                known = commit.durable_seq if self._until is None else self._until.sequence
+                while pending and pending[0].place.sequence <= known:
                     self._apply(pending.pop(0))
 
     def _apply_whole(self, pending: list[_Pending]) -> None:
