@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from shmr.drive.calls import Pwritev, allocate, allocated_bytes, mount_id
+from shmr.drive.calls import Pwritev, allocate, allocated_bytes, first_byte, mount_id
 from shmr.drive.file import DirectoryFile
 from shmr.drive.seam import Capacity, Drive
 from shmr.errors import DriveError
@@ -101,6 +101,16 @@ class DirectoryDrive:
             facts = os.stat(checked_name(name), dir_fd=self._fd, follow_symlinks=False)
             _require_regular(name, facts)
             return facts.st_size
+
+    def begins(self, name: str) -> int | None:
+        with self.telling("begins"):
+            facts = os.stat(checked_name(name), dir_fd=self._fd, follow_symlinks=False)
+            _require_regular(name, facts)
+            fd = os.open(name, os.O_RDONLY | READ_FLAGS, dir_fd=self._fd)
+            try:
+                return first_byte(fd)
+            finally:
+                os.close(fd)
 
     def claim(self, name: str, size_bytes: int) -> DirectoryFile:
         with self.telling("claim"):

@@ -113,9 +113,9 @@ class DirectoryFile:
     def write_back(self, offset: int, length: int) -> None:
         begin_writing(self._fd, offset, length)
 
-    def evict(self) -> None:
+    def evict(self, offset: int = 0, length: int = 0) -> None:
         with suppress(OSError):
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         with self._changing("sync"):

@@ -82,6 +82,9 @@ class ImpatientDrive(DirectoryDrive):
     def size(self, name: str) -> int:
         return self._soon("size", partial(super().size, name))
 
+    def begins(self, name: str) -> int | None:
+        return self._soon("begins", partial(super().begins, name))
+
     def discard(self, name: str) -> None:
         self._soon("discard", partial(super().discard, name))
 

@@ -69,10 +69,12 @@ class DriveFile(Protocol):
         Promises nothing. May wait a little; never raises: what fails, `sync` will tell.
         """
 
-    def evict(self) -> None:
+    def evict(self, offset: int = 0, length: int = 0) -> None:
         """Let reads come from the device again, not from memory; for what was synced. Never raises.
 
-        Who wants to know whether written bytes arrived calls this before reading them back.
+        Of `length` bytes from `offset` on, at least; 0: up to the end. Who wants to know whether
+        written bytes arrived calls this before reading them back; who reads much that nobody else
+        wants calls it afterwards.
         """
 
     def sync(self) -> None:
@@ -100,6 +102,12 @@ class Drive(Protocol):
 
     def size(self, name: str) -> int:
         """Bytes of the file `name` as a reader would see them (allocation included)."""
+
+    def begins(self, name: str) -> int | None:
+        """Where on the device the file `name` begins: what lies behind another is read behind it.
+
+        Bytes, for comparing files of one drive. None if that is not known.
+        """
 
     def claim(self, name: str, size_bytes: int) -> DriveFile:
         """Create `name` exclusively, allocate it whole, make its existence durable.

@@ -80,7 +80,7 @@ class UnopenedFile:
     def write_back(self, offset: int, length: int) -> None:
         """Nothing was written."""
 
-    def evict(self) -> None:
+    def evict(self, offset: int = 0, length: int = 0) -> None:
         """Nothing is in memory."""
 
     def sync(self) -> None:

@@ -160,8 +160,25 @@ class DriveContract:
         assert file.read(0, 100_000) == pattern(100_000)
         file.append([b"more"])
         assert file.read(100_000, 4) == b"more"
+        file.sync()
+        for offset, length in ((0, 4096), (5000, 1), (96 * 1024, 0), (1 << 40, 10)):
+            file.evict(offset, length)
+            assert file.read(0, 100_004) == pattern(100_000) + b"more"
         file.close()
         file.evict()
+
+    def test_where_a_file_begins_is_its_own_or_unknown(self) -> None:
+        drive = self.drive()
+        for name in ("a", "b", "c"):
+            file = drive.claim(name, 64 * 1024)
+            file.append([name.encode()])
+            file.sync()
+            file.close()
+        begins = [drive.begins(name) for name in ("a", "b", "c")]
+        assert begins == [drive.begins(name) for name in ("a", "b", "c")]
+        known = [one for one in begins if one is not None]
+        assert len(set(known)) == len(known) and min(known, default=0) >= 0
+        fails_with(errno.ENOENT, "begins", lambda: drive.begins("d"))
 
     def test_an_append_past_the_claimed_size_is_refused_whole(self) -> None:
         drive = self.drive()

@@ -161,7 +161,7 @@ class SimulatedFile:
     def write_back(self, offset: int, length: int) -> None:
         """Nothing: what is not synced may be on the platter or not, as it is."""
 
-    def evict(self) -> None:
+    def evict(self, offset: int = 0, length: int = 0) -> None:
         """Bytes that a failed sync left in memory only are not seen again."""
         with self._drive.world.guard:
             self._node.ghosts.clear()
@@ -242,6 +242,13 @@ class SimulatedDrive:
         with self.telling("size"):
             self.look("size", name)
             return self._find(name).size
+
+    def begins(self, name: str) -> int | None:
+        """Files lie in the order in which they were claimed."""
+        with self.telling("begins"):
+            self.look("begins", name)
+            self._find(name)
+            return BLOCK * list(self._files).index(name)
 
     def claim(self, name: str, size_bytes: int) -> SimulatedFile:
         with self.telling("claim"):

@@ -73,6 +73,9 @@ class HangingDrive:
     def size(self, name: str) -> int:
         return self.drive.size(name)
 
+    def begins(self, name: str) -> int | None:
+        return self.drive.begins(name)
+
     def claim(self, name: str, size_bytes: int) -> DriveFile:
         return HangingFile(self, self.drive.claim(name, size_bytes))
 
@@ -128,8 +131,8 @@ class HangingFile:
     def write_back(self, offset: int, length: int) -> None:
         self._file.write_back(offset, length)
 
-    def evict(self) -> None:
-        self._file.evict()
+    def evict(self, offset: int = 0, length: int = 0) -> None:
+        self._file.evict(offset, length)
 
     def sync(self) -> None:
         self._file.sync()
