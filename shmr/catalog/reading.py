@@ -106,15 +106,14 @@ class Reading:
         for key, value in self._scan(Table.DENTRY, key_of(directory)):
             yield key[8:], decode_dentry(value)
 
+    def rows(self, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values that begin so, not decoded: for who goes on behind one that cannot be."""
+        return self._scan(table, prefix)
+
     def xattrs(self, inode: int) -> Iterator[tuple[bytes, bytes]]:
         """The extended attributes of an inode, POSIX ACLs among them, by name."""
         for key, value in self._scan(Table.XATTR, key_of(inode)):
             yield key[8:], decode_bytes(value)
-
-    def entries(self, directory: int) -> Iterator[tuple[bytes, int]]:
-        """The names in one directory and the inodes that they are of, by name."""
-        for key, value in self._scan(Table.DENTRY, key_of(directory)):
-            yield key[8:], decode_dentry(value).inode
 
     def states(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """The numbers of the state rows whose names begin so, by name."""
