@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -52,3 +53,20 @@ class Control:
         """Raise Stopped if that is wished."""
         if self.stop():
             raise Stopped()
+
+
+class Told:
+    """What was said to be done of one segment: taken back when it has to be done again."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._done: Counter[Phase] = Counter()
+
+    def advance(self, phase: Phase, size_bytes: int) -> None:
+        self._done[phase] += size_bytes
+        self._control.advance(phase, size_bytes)
+
+    def take_back(self) -> None:
+        for phase, size_bytes in self._done.items():
+            self._control.advance(phase, -size_bytes)
+        self._done.clear()

@@ -1,14 +1,14 @@
-"""One fragment of an archived segment is written anew: on another drive, or one more of parity.
+"""Fragments of archived segments are written anew: on other drives, or more of parity.
 
-    WRITE    its units, read from it or decoded from its siblings, a step of stripes at a time
-    SYNC     table, footer, seal
-    VERIFY   header, units, table and footer read back from the drive and compared
-    SWITCH   the segment is held, its row names the new fragment, a commit
-    settle   a snapshot on m+1 drives, holds end, then what was replaced is discarded
+    WRITE, SYNC     of one fragment, while of the one before it                (`rewrite`)
+    VERIFY          read back and compared                                     (`rewrite`)
+    SWITCH          the segment is held, its row names the new fragment, a commit
+    settle          a snapshot on m+1 drives, holds end, then what was replaced is discarded
 
 Cut off before SWITCH is durable the new fragment is a stray; behind it the old one is, and goes
 when a snapshot knows of the new (`Shift.recover` does both). The bytes of a segment never change:
-what readers have kept of it stays true.
+what readers have kept of it stays true. A drive that cannot be written to, or does not give back
+what was written, is avoided from then on; what was to be there stays where it is.
 
 Left to others: which fragment, and where to (`shmr.archive.redistribute`).
 """
@@ -16,41 +16,37 @@ Left to others: which fragment, and where to (`shmr.archive.redistribute`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from shmr.archive.control import Control, Phase
+from shmr.archive.abreast import Task, together
+from shmr.archive.control import Control, Phase, Told
 from shmr.archive.keep import keep_snapshot, keeps_snapshot, newest_snapshot
 from shmr.archive.pool import Pool
+from shmr.archive.rewrite import (
+    VERIFY_BYTES,
+    Lost,
+    Rewriting,
+    check_units,
+    rehoused,
+    runs_of,
+    size_of,
+)
 from shmr.archive.shift import Shift
-from shmr.archive.write import STEP_BYTES, FragmentFile
-from shmr.codec import Codec
-from shmr.core.stripe import UnitPlace
-from shmr.errors import DriveError, IntegrityError, ShmrError
-from shmr.format.archived import Archived, Placed
-from shmr.format.fragment import BLOCK, Code, decode_header, units_of
-from shmr.log.gather import Gather
+from shmr.archive.workers import Workers
+from shmr.errors import DriveError, IntegrityError
+from shmr.format.archived import Archived
 from shmr.volume.cleaner import Work
 from shmr.volume.context import Need
 from shmr.volume.holds import hold_rows
+
+__all__ = ["Lost", "Rehousing", "Step", "rehoused"]
 
 logger = logging.getLogger(__name__)
 
 SETTLE_EVERY = 64
 """Fragments that are switched before a snapshot lets go of those they replace."""
-
-
-def rehoused(archived: Archived, index: int, drive: bytes) -> Archived:
-    """The row of the segment when fragment `index` is written anew on `drive`.
-
-    An index behind the last is one more of parity.
-    """
-    before = archived.fragments
-    if index == len(before):
-        return archived._replace(m=archived.m + 1, fragments=(*before, Placed(drive, 1)))
-    placed = Placed(drive, before[index].generation + 1)
-    return archived._replace(fragments=(*before[:index], placed, *before[index + 1 :]))
 
 
 class Step(NamedTuple):
@@ -62,52 +58,126 @@ class Step(NamedTuple):
     size_bytes: int
 
 
-class Lost(ShmrError):
-    """A fragment can neither be read nor decoded from its siblings."""
+class _Proving(NamedTuple):
+    """A fragment that was written, on its way through VERIFY and SWITCH."""
 
-    def __init__(self, segment: int, fragment: int, cause: Exception) -> None:
-        super().__init__(f"segment {segment}, fragment {fragment} is lost: {cause}")
-        self.segment = segment
-        self.fragment = fragment
+    segment: int
+    task: Task[None]
+
+
+def _nothing(number: int, archived: Archived) -> None:
+    """Nobody wants to know."""
 
 
 class Rehousing:
-    """Writes fragments anew, one after the other, on the volume of a shift that has recovered."""
+    """Writes fragments anew, on the volume of a shift that has recovered.
 
-    def __init__(self, shift: Shift, control: Control) -> None:
+    `switched` is told of the new row of each segment that has one.
+    """
+
+    def __init__(
+        self,
+        shift: Shift,
+        control: Control,
+        *,
+        workers: Workers | None = None,
+        switched: Callable[[int, Archived], None] = _nothing,
+    ) -> None:
+        """`workers` that have a lane; without any, everything is done where jobs run."""
         self._shift = shift
         self._volume = shift.volume
         self._context = shift.volume.context
         self._control = control
+        self._workers = workers or Workers(0, 1)
+        self._switched = switched
+        self._proving: _Proving | None = None
         self._replaced: list[tuple[bytes, int, int, int]] = []
         """Fragments that no row names any more: drive, segment, index, generation."""
         self.moved = 0
         self.lost: list[Lost] = []
+        self.failed: dict[bytes, str] = {}
+        """Drives that cannot be written to, by id, and how they failed."""
+        self.undone: list[Step] = []
+        """Steps that were not taken for this reason."""
 
     def run(self, steps: Iterable[Step]) -> Work[None]:
-        """Take all steps, and settle. What is lost stays as it is, and is in `lost`.
+        """Take all steps, and settle: each is written while the one before it is verified.
 
+        What is lost stays as it is, and is in `lost`. What was to be on a drive that failed stays
+        where it is, and the drive is in `failed`.
         Raises Stopped, NoPlace, NoSpace, DriveError, IntegrityError; what was done before is
         settled if that can be.
         """
         try:
             for step in steps:
                 self._control.check()
-                try:
-                    yield from self.move(step.segment, step.fragment, step.drive)
-                except Lost as error:
-                    logger.error("%s", error)
-                    self.lost.append(error)
-                    continue
-                self.moved += 1
+                yield from self._take(step)
+                if len(self._replaced) >= SETTLE_EVERY:
+                    yield from self._proved()
+                    yield from self.settle()
+            yield from self._proved()
         except Exception:
             if self._volume.read_only is None:
-                try:
-                    yield from self.settle()
-                except Exception as error:
-                    logger.warning("what was moved is kept in its old place too: %s", error)
+                yield from self._settle_if_possible()
             raise
+        finally:
+            if self._proving is not None:
+                self._proving.task.abandon()
         yield from self.settle()
+
+    def _settle_if_possible(self) -> Work[None]:
+        """After an error: what was written is verified and switched if it can be."""
+        try:
+            yield from self._proved()
+            yield from self.settle()
+        except Exception as error:
+            logger.warning("what was moved is kept in its old place too: %s", error)
+
+    def _take(self, step: Step) -> Work[None]:
+        """One step: written when this ends, and perhaps not yet verified."""
+        if self._proving is not None and self._proving.segment == step.segment:
+            # Its row is about to change.
+            yield from self._proved()
+        before = self._volume.catalog.archived(step.segment)
+        if before is None:
+            return
+        if step.drive in self.failed:
+            self.undone.append(step)
+            return
+        store, told = self._context.reader.store, Told(self._control)
+        rewriting = self._rewriting(step, before, told)
+        store.pin(step.segment)
+        try:
+            yield from self._beside(rewriting.write())
+        except (Lost, DriveError) as error:
+            store.unpin(step.segment)
+            self._give_up(step, told, error)
+            return
+        except BaseException:
+            store.unpin(step.segment)
+            raise
+        try:
+            yield from self._proved()
+        except Exception:
+            store.unpin(step.segment)
+            yield rewriting.discard
+            raise
+        task = Task(self._prove(step, rewriting, told), self._workers.crew)
+        self._proving = _Proving(step.segment, task)
+        if not task.ended:
+            yield task.submit
+
+    def _give_up(self, step: Step, told: Told, error: Lost | DriveError | IntegrityError) -> None:
+        """The fragment stays where it is."""
+        told.take_back()
+        if isinstance(error, Lost):
+            logger.error("%s", error)
+            self.lost.append(error)
+            return
+        self.undone.append(step)
+        if step.drive not in self.failed:
+            logger.error("nothing more is written to it in this run: %s", error)
+            self.failed[step.drive] = str(error)
 
     def move(self, number: int, index: int, drive: bytes) -> Work[None]:
         """Fragment `index` of the segment on `drive`, verified and durable when this ends.
@@ -118,20 +188,74 @@ class Rehousing:
         before = self._volume.catalog.archived(number)
         if before is None:
             return
-        after = rehoused(before, index, drive)
         store = self._context.reader.store
+        rewriting = self._rewriting(Step(number, index, drive, 0), before, Told(self._control))
         store.pin(number)
         try:
-            yield from self._write(number, before, after, index)
-        finally:
+            yield from rewriting.write()
+        except BaseException:
             store.unpin(number)
-        if self._volume.catalog.archived(number) != before:
-            # Emptied and retired meanwhile.
-            yield partial(self._discard, drive, number, index, after.fragments[index].generation)
-            return
-        self._switch(number, before, after)
+            raise
+        yield from self._verify(rewriting)
+        yield from self._switch_to(rewriting)
         if len(self._replaced) >= SETTLE_EVERY:
             yield from self.settle()
+
+    def _rewriting(self, step: Step, before: Archived, told: Told) -> Rewriting:
+        return Rewriting(
+            self._context.gather,
+            step.segment,
+            before,
+            step.fragment,
+            step.drive,
+            workers=self._workers,
+            control=Control(told.advance, self._control.stop, self._control.pace),
+        )
+
+    def _beside(self, work: Work[None]) -> Work[None]:
+        """Do this work while the fragment before is verified."""
+        task = Task(work, self._workers.crew)
+        try:
+            others = () if self._proving is None else (self._proving.task,)
+            yield from together(task, *others)
+        finally:
+            if not task.ended:
+                task.abandon()
+
+    def _prove(self, step: Step, rewriting: Rewriting, told: Told) -> Work[None]:
+        """VERIFY and SWITCH; or nothing is left of it. Raises what SWITCH does."""
+        try:
+            yield from self._verify(rewriting)
+        except (DriveError, IntegrityError) as error:
+            self._give_up(step, told, error)
+            return
+        yield from self._switch_to(rewriting)
+
+    def _verify(self, rewriting: Rewriting) -> Work[None]:
+        """VERIFY. The segment is pinned, and then is not."""
+        try:
+            yield from rewriting.verify()
+        finally:
+            self._context.reader.store.unpin(rewriting.number)
+
+    def _switch_to(self, rewriting: Rewriting) -> Work[None]:
+        if self._volume.catalog.archived(rewriting.number) != rewriting.before:
+            # Emptied and retired meanwhile.
+            yield rewriting.discard
+            return
+        self._switch(rewriting.number, rewriting.before, rewriting.after)
+        self.moved += 1
+
+    def _proved(self) -> Work[None]:
+        """Until the fragment before is switched, or given up. Raises what SWITCH does."""
+        if self._proving is None:
+            return
+        task = self._proving.task
+        try:
+            yield from together(task)
+        finally:
+            if task.ended:
+                self._proving = None
 
     def drop(self, number: int, keep: int) -> Work[bool]:
         """The segment keeps only the first `keep` of its fragments; the others were parity.
@@ -143,13 +267,10 @@ class Rehousing:
         if before is None or keep >= len(before.fragments):
             return False
         assert keep >= before.k, "data is never dropped"
-        step = max(1, STEP_BYTES // before.unit_bytes)
-        units = units_of(before.data_bytes, before.unit_bytes)
         for index in range(keep):
-            for at in range(0, units, step):
+            for run in runs_of(before, VERIFY_BYTES):
                 self._control.check()
-                run = range(at, min(at + step, units))
-                size = _size(before, run)
+                size = size_of(before, run)
                 try:
                     yield partial(self._check, number, before, index, run)
                 except (DriveError, IntegrityError) as error:
@@ -166,8 +287,8 @@ class Rehousing:
 
     def _check(self, number: int, archived: Archived, index: int, run: range) -> None:
         """In a job: some units are read, no faster than is allowed."""
-        self._control.pace(_size(archived, run))
-        _check_units(self._context.gather, number, archived, index, run)
+        self._control.pace(size_of(archived, run))
+        check_units(self._context.gather, number, archived, index, run)
 
     def settle(self) -> Work[None]:
         """A snapshot that knows of all this, then what was replaced goes.
@@ -198,6 +319,7 @@ class Rehousing:
         self._shift.touch(before.pool)
         self._context.apply([after.row(number), *hold_rows([number])])
         self._volume.commits.now()
+        self._switched(number, after)
         for index, placed in enumerate(before.fragments):
             if index >= len(after.fragments) or after.fragments[index] != placed:
                 self._replaced.append((placed.drive, number, index, placed.generation))
@@ -211,133 +333,3 @@ class Rehousing:
             return
         if not there:
             logger.info("segment %d, fragment %d: its drive is missing", number, index)
-
-    # -- writing ----------------------------------------------------------------------------
-
-    def _write(self, number: int, before: Archived, after: Archived, index: int) -> Work[None]:
-        """WRITE, SYNC, VERIFY; or nothing is left of it."""
-        gather = self._context.gather
-        fragments = gather.fragments
-        drive, generation = after.fragments[index]
-        header = after.header(fragments.filesystem, number, index)
-        source = _Source(gather, number, before, after, index)
-        # As many units are read as decoding one of them takes.
-        step = max(1, STEP_BYTES // (after.k * after.unit_bytes))
-        runs = [range(at, min(at + step, header.units)) for at in range(0, header.units, step)]
-        table = yield source.table
-        file = yield partial(fragments.claim, drive, number, index, generation, header.length)
-        try:
-            fragment = yield partial(FragmentFile, drive, header, file)
-            for run in runs:
-                self._control.check()
-                yield partial(self._copy, source, fragment, run)
-                self._control.advance(Phase.WRITE, source.size(run))
-            yield partial(fragment.finish, table)
-            yield partial(_check_ends, gather, number, after, fragment, table)
-            for run in runs:
-                self._control.check()
-                yield partial(_check_units, gather, number, after, index, run)
-                self._control.advance(Phase.VERIFY, source.size(run))
-        except Exception:
-            file.close()
-            yield partial(self._discard, drive, number, index, generation)
-            raise
-        finally:
-            file.close()
-
-    def _copy(self, source: _Source, fragment: FragmentFile, run: range) -> None:
-        """In a job: some units to the end of the file."""
-        self._control.pace(source.size(run))
-        for unit in source.units(run):
-            fragment.append(unit)
-
-
-class _Source:
-    """Where the units of a fragment come from: itself, its siblings, or an encoder."""
-
-    def __init__(
-        self, gather: Gather, number: int, before: Archived, after: Archived, index: int
-    ) -> None:
-        self._gather = gather
-        self._number = number
-        self._archived = before
-        self._index = index
-        self._codec: Codec | None = None
-        if index >= len(before.fragments):
-            self._codec = Codec(after.k, after.m, Code(after.code))
-
-    def size(self, run: range) -> int:
-        """Bytes of these units."""
-        return _size(self._archived, run)
-
-    def units(self, run: range) -> list[bytes]:
-        """Verified. Raises Lost."""
-        try:
-            return self._units(run)
-        except (IntegrityError, DriveError) as error:
-            raise Lost(self._number, self._index, error) from error
-
-    def _units(self, run: range) -> list[bytes]:
-        archived, index = self._archived, self._index
-        if self._codec is None:
-            places = [UnitPlace(index, unit) for unit in run]
-            found = self._gather.units(self._number, archived, places)
-            return [found[place] for place in places]
-        data = [UnitPlace(fragment, unit) for unit in run for fragment in range(archived.k)]
-        found = self._gather.units(self._number, archived, data)
-        parity = index - archived.k
-        return [
-            self._codec.encode(
-                [found[UnitPlace(fragment, unit)] for fragment in range(archived.k)]
-            )[parity]
-            for unit in run
-        ]
-
-    def table(self) -> bytes:
-        """The table of extents, from the first sibling that has it. Raises Lost."""
-        failure: DriveError | IntegrityError | None = None
-        for index in self._order():
-            try:
-                return self._gather.fragments.table(self._number, self._archived, index)
-            except (DriveError, IntegrityError) as error:
-                failure = error
-        assert failure is not None, "a segment has fragments"
-        raise Lost(self._number, self._index, failure)
-
-    def _order(self) -> Sequence[int]:
-        every = range(len(self._archived.fragments))
-        own = [self._index] if self._index in every else []
-        return [*own, *(index for index in every if index != self._index)]
-
-
-def _size(archived: Archived, run: range) -> int:
-    """Bytes that these units of a fragment have of files."""
-    end = min(run.stop * archived.unit_bytes, archived.data_bytes)
-    return max(0, end - run.start * archived.unit_bytes)
-
-
-def _check_ends(
-    gather: Gather, number: int, after: Archived, fragment: FragmentFile, table: bytes
-) -> None:
-    """What stands before and behind the units, and the sums, are those that were written."""
-    fragments, index = gather.fragments, fragment.header.fragment
-    where = f"drive {fragments.label(fragment.drive)}: segment {number}, fragment {index}"
-    file = fragments.drives[fragment.drive].open(fragment.file.name)
-    try:
-        header = decode_header(file.read(0, BLOCK))
-    finally:
-        file.close()
-    footer = fragments.footer(number, after, index)
-    if header != fragment.header or footer.header != header:
-        raise IntegrityError(f"{where}: not the header that was written")
-    if footer.sums != b"".join(fragment.sums):
-        raise IntegrityError(f"{where}: not the footer that was written")
-    if fragments.table(number, after, index) != table:
-        raise IntegrityError(f"{where}: not the table that was written")
-
-
-def _check_units(gather: Gather, number: int, after: Archived, index: int, run: range) -> None:
-    """Units read back from the drive match their sums."""
-    for outcome in gather.fragments.read(number, after, index, run).values():
-        if not isinstance(outcome, bytes):
-            raise outcome

@@ -14,13 +14,13 @@ others that can take it.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 from shmr.archive.abreast import Task, together
 from shmr.archive.account import Account
-from shmr.archive.control import Control, Phase, Stopped
+from shmr.archive.control import Control, Stopped, Told
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.pins import Pins
 from shmr.archive.plan import Shipment
@@ -44,7 +44,7 @@ class _Proving(NamedTuple):
     """A segment that was written, on its way through VERIFY and SWITCH."""
 
     shipment: Shipment
-    told: _Told
+    told: Told
     task: Task[None]
 
 
@@ -119,7 +119,7 @@ class Shipping:
         """From PLAN to SYNC, then wait for the one before. What fails is in `_again`, or raised."""
         number = self._number()
         drives = yield from self._placed()
-        told = _Told(self._control)
+        told = Told(self._control)
         writing = Writing(
             self._context.reader,
             self._pool,
@@ -169,7 +169,7 @@ class Shipping:
             if not task.ended:
                 task.abandon()
 
-    def _prove(self, shipment: Shipment, writing: Writing, pins: Pins, told: _Told) -> Work[None]:
+    def _prove(self, shipment: Shipment, writing: Writing, pins: Pins, told: Told) -> Work[None]:
         """VERIFY and SWITCH; or nothing is left of it."""
         control = Control(told.advance, self._control.stop, self._control.pace)
         try:
@@ -301,20 +301,3 @@ class Shipping:
             )
         volume.commits.now()
         report.segments += 1
-
-
-class _Told:
-    """What was said to be done of one segment: taken back when it has to be done again."""
-
-    def __init__(self, control: Control) -> None:
-        self._control = control
-        self._done: Counter[Phase] = Counter()
-
-    def advance(self, phase: Phase, size_bytes: int) -> None:
-        self._done[phase] += size_bytes
-        self._control.advance(phase, size_bytes)
-
-    def take_back(self) -> None:
-        for phase, size_bytes in self._done.items():
-            self._control.advance(phase, -size_bytes)
-        self._done.clear()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shmr.archive import verify, write
+from shmr.archive import rewrite, verify, write
 from shmr.archive.control import Control
 from shmr.archive.plan import Lot
 from shmr.archive.pool import Pool
@@ -44,13 +44,16 @@ def small_limits() -> Iterator[None]:
     """Journal segments that fit into a zone, little address space for each catalog, and several
     steps to each segment."""
     usual = log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES, write.STEP_BYTES
+    usual_runs = rewrite.RUN_BYTES, rewrite.VERIFY_BYTES
     log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES = 160 * KIB, GIB
     write.STEP_BYTES = verify.STEP_BYTES = 96 * KIB
+    rewrite.RUN_BYTES, rewrite.VERIFY_BYTES = 40 * KIB, 16 * KIB
     try:
         yield
     finally:
         log.JOURNAL_MIN_BYTES, catalog_store.MAP_BYTES, write.STEP_BYTES = usual
         verify.STEP_BYTES = usual[2]
+        rewrite.RUN_BYTES, rewrite.VERIFY_BYTES = usual_runs
 
 
 def pool_of(
