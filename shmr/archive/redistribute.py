@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from shmr.archive.exposure import Whole, left_of
 from shmr.archive.rehouse import Step, rehoused
 from shmr.core.placement import DriveFacts, DriveState, Shortage, place
 from shmr.core.stripe import fragment_size
@@ -88,15 +89,31 @@ def plan_emptying(
     *,
     onto: bytes | None = None,
     same_device: bool = False,
+    whole: Whole | None = None,
 ) -> Plan:
     """Every fragment of a drive goes to one of those in `facts`, or to drive `onto` alone.
 
+    Those first of whose siblings least are `whole` (all, if nothing is known of them), so that what
+    is closest to loss is safe first, and has its place first; then in the order in which drives
+    have them. Last what nothing can restore: too few siblings are there, and the drive is not.
     A drive that takes the place of another needs no reserve: it was enough for the other.
     """
+    facts = list(facts)
     room = _Room(facts, same_device=same_device, reserve=onto is None)
     among = None if onto is None else {onto}
-    wanted = [(number, index, drive) for number, index in fragments_on(rows, drive)]
-    return _placed(rows, wanted, room, among)
+    is_there = drive in room.facts
+
+    def stands(number: int, archived: Archived, index: int) -> bool:
+        there = archived.fragments[index].drive != drive
+        return there and (whole is None or whole(number, archived, index))
+
+    def urgency(one: tuple[int, int]) -> tuple[bool, int, int]:
+        number, _ = one
+        left = left_of(number, rows[number], stands)
+        return left < 0 and not is_there, left, number
+
+    wanted = sorted(fragments_on(rows, drive), key=urgency)
+    return _placed(rows, [(number, index, drive) for number, index in wanted], room, among)
 
 
 def plan_parity(

@@ -43,6 +43,8 @@ class Follower:
         self._watcher = watcher
         self._status = status
         self._halves = self._total = 0
+        self.note = ""
+        """What else is told with what is done, such as what is at risk."""
 
     def plan(self, more_bytes: int) -> None:
         """So much more will be moved, or less than was thought."""
@@ -67,6 +69,8 @@ class Follower:
         return Control(self.advance, stop, pace(limit_rate, stop), self.plan)
 
     def _tell(self, phase: str) -> None:
+        if self.note:
+            phase = f"{phase}; {self.note}"
         self._status.update(phase, self.done_bytes)
         if self._watcher is not None:
             self._watcher(phase, self.done_bytes, self._total)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
+from shmr.archive.exposure import Whole
 from shmr.archive.pool import Pool
-from shmr.archive.redistribute import Fill, plan_balance, plan_emptying
+from shmr.archive.redistribute import Fill, fragments_on, plan_balance, plan_emptying
 from shmr.config import Config, DriveConfig, PoolConfig, load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
@@ -28,7 +29,7 @@ from shmr.service.drives.find import (
     the_missing,
 )
 from shmr.service.drives.leave import leave
-from shmr.service.drives.rehousing import Job, Rehoused
+from shmr.service.drives.rehousing import Job, Rehoused, rows_of, whole_now
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import unmounted
 from shmr.volume.damage import mended_rows
@@ -181,6 +182,8 @@ def _empty(
 ) -> Rehoused:
     """Move all fragments off a drive, which is marked first."""
     pool = found.pool
+    if onto is not None:
+        _refuse_siblings(volume, found, onto)
     if found.member:
         if not terms.dry_run:
             volume.context.apply([state_row(found.drive, DriveState.DRAIN)])
@@ -188,18 +191,11 @@ def _empty(
         pool = replace(pool, states={**pool.states, found.drive: DriveState.DRAIN})
     others = [one for one in pools if one.id != pool.id]
     with Job(name, config, volume, [*others, pool], terms) as job:
+        whole = whole_now(volume)
+        job.watch(pool, whole)
         # What the drive that takes its place cannot have goes to the others.
         for target in (None,) if onto is None else (onto, None):
-            plan = plan_emptying(
-                job.rows(pool),
-                found.drive,
-                job.room(pool, whole=target is not None),
-                onto=target,
-                same_device=pool.same_device,
-            )
-            job.carry_out(pool, plan)
-            if job.has_lost or job.stopped:
-                break
+            _carry_off(job, pool, found.drive, target, whole)
         left = count_on(job.rows(pool), found.drive)
         if not left:
             job.do(job.rehousing.evacuate(pool, found.drive))
@@ -215,6 +211,47 @@ def _empty(
             verb = "remove" if found.there is not None else "forget"
             advice = (f"nothing is on it any more: `shmr drive {verb}` takes it out of the pool",)
         return job.told(left, advice=advice)
+
+
+def _carry_off(job: Job, pool: Pool, drive: bytes, onto: bytes | None, whole: Whole) -> None:
+    """Every fragment of a drive that can be restored goes to the others, or `onto` one of them.
+
+    What was meant for a drive that fails is planned anew, without that one.
+    """
+    failed: set[bytes] | None = None
+    while not job.stopped and failed != job.rehousing.failed.keys():
+        failed = set(job.rehousing.failed)
+        if onto in failed:
+            return
+        lost = job.lost_segments
+        plan = plan_emptying(
+            {number: row for number, row in job.rows(pool).items() if number not in lost},
+            drive,
+            job.room(pool, whole=onto is not None),
+            onto=onto,
+            same_device=pool.same_device,
+            whole=whole,
+        )
+        job.carry_out(pool, plan)
+
+
+def _refuse_siblings(volume: Volume, found: FoundDrive, onto: bytes) -> None:
+    """Raise SetupError where no fragment of the drive may be on the one that is to have them.
+
+    Not where that was begun: then the rest goes to others.
+    """
+    if found.pool.states.get(found.drive) is DriveState.DRAIN:
+        return
+    rows = rows_of(volume, found.pool)
+    numbers = [number for number, _ in fragments_on(rows, found.drive)]
+    if numbers and all(
+        onto in {placed.drive for placed in rows[number].fragments} for number in numbers
+    ):
+        raise SetupError(
+            f"{volume.context.fragments.label(onto)} holds another fragment of every segment that "
+            f"{found.label} has one of, and may not hold two: name an empty directory or another "
+            "drive; nothing was changed"
+        )
 
 
 def drive_rebalance(
@@ -249,7 +286,7 @@ def drive_rebalance(
                     same_device=pool.same_device,
                 )
                 job.carry_out(pool, plan)
-            return job.told(0)
+            return job.told(len(job.rehousing.undone))
 
 
 def _fill(volume: Volume, drive: bytes) -> Fill:

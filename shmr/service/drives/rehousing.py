@@ -10,19 +10,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shmr.archive.control import Stopped
+from shmr.archive.exposure import AtRisk, Exposure, Whole
 from shmr.archive.forecast import DRIVE_RATE_BYTES, DriveForecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.pool import Pool
 from shmr.archive.redistribute import Plan
 from shmr.archive.rehouse import Rehousing, Step, rehoused
 from shmr.archive.shift import Shift
+from shmr.archive.workers import Workers
 from shmr.config import Config
 from shmr.core.placement import DriveFacts
 from shmr.format.archived import Archived
 from shmr.service.following import Follower, Terms
 from shmr.service.shifting import ShiftStatus
 from shmr.volume.cleaner import Work, run_inline
+from shmr.volume.damage import DamagedFragment, damaged_in
 from shmr.volume.volume import Volume
+
+READERS = 3
+"""Threads that read for the fragment being written: as many runs as it keeps under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,10 @@ class Rehoused:
     where they were: for lack of place (`shortage`), because they are `lost` (a sentence each), or
     because somebody stopped it.
 
-    `dropped` fragments of parity are gone. `advice` says what to do next, a sentence each. Of a dry
-    run `drives` says what each would be given, `seconds` how long about.
+    `dropped` fragments of parity are gone. `failed` drives, each with how, were given nothing more.
+    `risk` and `risk_left` are what was at risk before and is now, closest to loss first; where
+    fragments are moved off one drive. `advice` says what to do next, a sentence each. Of a dry run
+    `drives` says what each would be given, `seconds` how long about.
     """
 
     moved: int = 0
@@ -46,6 +54,9 @@ class Rehoused:
     dry_run: bool = False
     seconds: float = 0.0
     drives: tuple[DriveForecast, ...] = ()
+    failed: tuple[str, ...] = ()
+    risk: tuple[AtRisk, ...] = ()
+    risk_left: tuple[AtRisk, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -65,11 +76,17 @@ class Job:
         self._follower = Follower(terms.watcher, self._status)
         control = self._follower.control(terms.stop, terms.limit_rate)
         self._shift = Shift(volume, pools, control=control)
-        self.rehousing = Rehousing(self._shift, control)
+        self._workers = Workers(0 if terms.dry_run else READERS, 1)
+        self.rehousing = Rehousing(
+            self._shift, control, workers=self._workers, switched=self._switched
+        )
+        self._exposure: Exposure | None = None
+        self._risk: tuple[AtRisk, ...] = ()
         self.shortage: str | None = None
         self.stopped = False
         self._planned: list[tuple[Pool, Step]] = []
-        self._lost: list[str] = []
+        self._lost: dict[int, str] = {}
+        """Of a dry run: segments of which a fragment would be lost, and a sentence each."""
 
     def __enter__(self) -> Job:
         """What was cut off is put in order."""
@@ -77,11 +94,12 @@ class Job:
             try:
                 run_inline(self._shift.recover())
             except BaseException:
-                self._status.ended()
+                self.__exit__()
                 raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._workers.__exit__(None, None, None)
         if not self._terms.dry_run:
             self._status.ended()
 
@@ -96,7 +114,8 @@ class Job:
     def room(self, pool: Pool, *, whole: bool = False) -> list[DriveFacts]:
         """What the drives of a pool can take, beside the next snapshots or, `whole`, with them."""
         spare = 0 if whole else 2 * snapshot_zones(self._volume, pool)
-        facts = pool.facts(self._volume.context.fragments, spare)[0]
+        fragments = self._volume.context.fragments
+        facts = pool.facts(fragments, spare, self.rehousing.failed)[0]
         taken = [step.drive for _, step in self._planned]
         return [
             replace(fact, free_zones=max(0, fact.free_zones - taken.count(fact.drive)))
@@ -111,7 +130,20 @@ class Job:
             return
         if plan.steps:
             self.more(plan.size_bytes)
+        undone = len(self.rehousing.undone)
         self.do(self.rehousing.run(plan.steps))
+        self.more(-sum(step.size_bytes for step in self.rehousing.undone[undone:]))
+
+    def watch(self, pool: Pool, whole: Whole) -> None:
+        """Tell from now on what of the pool is at risk."""
+        self._exposure = Exposure(self.rows(pool), self._volume.catalog.live, whole)
+        self._risk = tuple(self._exposure)
+        self._follower.note = str(self._exposure)
+
+    def _switched(self, number: int, archived: Archived) -> None:
+        if self._exposure is not None:
+            self._exposure.note(number, archived)
+            self._follower.note = str(self._exposure)
 
     def more(self, size_bytes: int) -> None:
         """So much more is to be done."""
@@ -134,19 +166,22 @@ class Job:
             placed = archived.fragments[step.fragment : step.fragment + 1]
             found = sum(one.drive in there for one in archived.fragments)
             if found < archived.k and not (placed and placed[0].drive in there):
-                self._lost.append(
+                self._lost[step.segment] = (
                     f"segment {step.segment}, fragment {step.fragment} is lost: of {archived.k} "
                     f"others it takes, {found} are there"
                 )
                 continue
             self._planned.append((pool, step))
+            self._switched(step.segment, rehoused(archived, step.fragment, step.drive))
 
     @property
-    def has_lost(self) -> bool:
-        return bool(self._lost or self.rehousing.lost)
+    def lost_segments(self) -> set[int]:
+        """Those of which a fragment was found to be lost."""
+        return {*self._lost, *(one.segment for one in self.rehousing.lost)}
 
     def told(self, left: int, *, dropped: int = 0, advice: tuple[str, ...] = ()) -> Rehoused:
         """What came of it."""
+        risk_left = () if self._exposure is None else tuple(self._exposure)
         if self._terms.dry_run:
             size = sum(step.size_bytes for _, step in self._planned)
             # Each is read, written, and read back, one after the other.
@@ -157,12 +192,13 @@ class Job:
                 dropped,
                 left,
                 self.shortage,
-                tuple(self._lost),
-                False,
-                advice,
-                True,
-                size / rate,
-                tuple(self._drives()),
+                tuple(self._lost.values()),
+                advice=advice,
+                dry_run=True,
+                seconds=size / rate,
+                drives=tuple(self._drives()),
+                risk=self._risk,
+                risk_left=risk_left,
             )
         return Rehoused(
             self.rehousing.moved,
@@ -173,6 +209,9 @@ class Job:
             tuple(map(str, self.rehousing.lost)),
             self.stopped,
             advice,
+            failed=tuple(self.rehousing.failed.values()),
+            risk=self._risk,
+            risk_left=risk_left,
         )
 
     def _drives(self) -> Iterator[DriveForecast]:
@@ -189,3 +228,17 @@ def rows_of(volume: Volume, pool: Pool) -> dict[int, Archived]:
     """The segments of a pool."""
     every = volume.catalog.archived_segments()
     return {number: archived for number, archived in every if archived.pool == pool.id}
+
+
+def whole_now(volume: Volume, *, without: bytes | None = None) -> Whole:
+    """What counts as whole: on a drive that is there, not `without`, and not known as damaged."""
+    there = volume.context.fragments.drives.keys() - {without}
+    damaged = damaged_in(volume.catalog).keys()
+
+    def whole(number: int, archived: Archived, index: int) -> bool:
+        drive, generation = archived.fragments[index]
+        if drive not in there:
+            return False
+        return DamagedFragment(drive, number, index, generation) not in damaged
+
+    return whole
