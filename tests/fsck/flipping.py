@@ -1,0 +1,158 @@
+"""One bit of a subject flipped, and what comes of it: the cases of the bit-flip tests and campaign.
+
+A case is a subject, a piece, the offset of a byte in it and a bit. `Cases` picks them by a seed;
+the same seed gives the same cases in the same order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import gcd
+from pathlib import Path
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from shmr.testing.drive import World
+from shmr.testing.trial import Files, lay_down
+from tests.fsck.structures import CATALOG, Piece, pieces_of
+from tests.fsck.subject import Seen, Subject, Wrong, copy_of, drive_of, look
+
+
+class Flip(NamedTuple):
+    """Bit `bit` (0..7) of byte `at` of a piece."""
+
+    piece: Piece
+    at: int
+    bit: int
+
+    def __str__(self) -> str:
+        piece = self.piece
+        where = f"{piece.drive or 'catalog'}/{piece.name}"
+        return f"{piece.kind}: bit {self.bit} of byte {piece.offset + self.at} of {where}"
+
+
+def by_kind(subject: Subject) -> dict[str, list[Piece]]:
+    """The pieces of a subject, by what they are, in the order of the kinds' names."""
+    found: dict[str, list[Piece]] = {}
+    for piece in pieces_of(subject):
+        found.setdefault(piece.kind, []).append(piece)
+    return dict(sorted(found.items()))
+
+
+def sampled(
+    subject: Subject, rng: random.Random, *, each: int = 1, wanted: Callable[[str], bool] = bool
+) -> Iterator[Flip]:
+    """`each` flips of every kind that is wanted, at random places."""
+    for kind, pieces in by_kind(subject).items():
+        if wanted(kind):
+            for _ in range(each):
+                piece = rng.choice(pieces)
+                yield Flip(piece, rng.randrange(piece.length), rng.randrange(8))
+
+
+def every(pieces: Iterable[Piece], rng: random.Random) -> Iterator[Flip]:
+    """Every bit of some pieces once, in an order that goes over all of it from the beginning."""
+    bits = [(piece, 8 * piece.length) for piece in pieces]
+    total = sum(count for _, count in bits)
+    # A step without a common divisor visits every number once, without a list of them.
+    step = _coprime(total, rng)
+    number = rng.randrange(total)
+    for _ in range(total):
+        number = (number + step) % total
+        left = number
+        for piece, count in bits:
+            if left < count:
+                yield Flip(piece, left // 8, left % 8)
+                break
+            left -= count
+
+
+def _coprime(total: int, rng: random.Random) -> int:
+    while total > 1:
+        step = rng.randrange(1, total)
+        if gcd(step, total) == 1:
+            return step
+    return 1
+
+
+def apply(flip: Flip, world: World, catalog: Path) -> None:
+    """Do it, in a copy of the drives or of the catalog."""
+    piece = flip.piece
+    offset = piece.offset + flip.at
+    if piece.drive == CATALOG:
+        path = catalog / piece.name
+        content = bytearray(path.read_bytes())
+        content[offset] ^= 1 << flip.bit
+        path.write_bytes(content)
+    else:
+        drive_of(world, piece.drive).flip_bit(piece.name, offset, flip.bit)
+
+
+def must_be_whole(subject: Subject, piece: Piece) -> bool:
+    """Is there redundancy that makes up for damage in this piece when the tree is read?
+
+    Only the workspace of a single drive has none; and of a mirror the superblock, which says who
+    a drive is.
+    """
+    in_workspace = piece.drive.startswith("work")
+    if not in_workspace:
+        return True
+    return subject.copies > 1 and not piece.kind.startswith("superblock")
+
+
+def read_after(subject: Subject, flip: Flip, place: Path) -> Seen:
+    """Open and read a copy with the bit flipped. Raises Wrong.
+
+    Twice: the first opening recovers, and may write; the second finds what that left. Then once
+    read-only, which writes nothing; and where the log was struck, once without a catalog.
+    """
+    with _struck(subject, flip, place) as (world, catalog):
+        seen = _judged(subject, flip, world, catalog)
+        _judged(subject, flip, world, catalog)
+    with _struck(subject, flip, place) as (world, catalog):
+        before = contents_of(world), files_in(catalog)
+        _judged(subject, flip, world, catalog, read_only=True)
+        if (contents_of(world), files_in(catalog)) != before:
+            raise Wrong(f"{subject.title}: {flip}: a read-only mount changed something")
+    if flip.piece.drive.startswith("work"):
+        with _struck(subject, flip, place) as (world, catalog):
+            lay_down(None, catalog)
+            _judged(subject, flip, world, catalog)
+    return seen
+
+
+@contextmanager
+def _struck(subject: Subject, flip: Flip, place: Path) -> Iterator[tuple[World, Path]]:
+    with copy_of(subject, place) as (world, catalog):
+        apply(flip, world, catalog)
+        yield world, catalog
+
+
+def _judged(
+    subject: Subject, flip: Flip, world: World, catalog: Path, *, read_only: bool = False
+) -> Seen:
+    where = f"{subject.title}: {flip}"
+    try:
+        in_child = flip.piece.drive == CATALOG
+        seen = look(subject, world, catalog, read_only=read_only, in_child=in_child)
+    except Exception as error:
+        raise Wrong(f"{where}: {error!r}") from error
+    if must_be_whole(subject, flip.piece) and not seen.is_whole:
+        raise Wrong(f"{where}: redundancy is there and was not used: {seen}")
+    return seen
+
+
+def contents_of(world: World) -> dict[tuple[str, str], tuple[int, int]]:
+    """Length and checksum of every file on every drive."""
+    return {
+        (drive.label, name): (drive.size(name), crc32c(drive.open(name).read(0, drive.size(name))))
+        for drive in world.drives
+        for name in drive.names()
+    }
+
+
+def files_in(catalog: Path) -> Files:
+    return {f.name: f.read_bytes() for f in sorted(catalog.iterdir()) if f.name != "lock.mdb"}
