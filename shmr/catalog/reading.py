@@ -48,6 +48,7 @@ from shmr.format.rows import (
 _PAGE_BYTES = 4096
 _PLACE = b"place"
 _FILESYSTEM = b"filesystem"
+_NEXT_SEGMENT = b"next_segment"
 
 
 class Reading:
@@ -83,6 +84,11 @@ class Reading:
         if value is None:
             raise IntegrityError("catalog: no checkpoint was ever made")
         return decode_bytes(value)
+
+    def next_segment(self) -> int:
+        """A number that no segment had at the checkpoint; 1 if none was made."""
+        value = self._get(Table.PLACE, _NEXT_SEGMENT)
+        return 1 if value is None else decode_number(value)
 
     def state(self, name: bytes, default: int = 0) -> int:
         value = self._get(Table.STATE, name)

@@ -68,7 +68,7 @@ class Kind(StrEnum):
     """Bytes of a file are in no place from which they could be read or decoded."""
     FRAGMENT_MISSING = "fragment-missing"
     """A fragment is not on its drive, which is there."""
-    FRAGMENT_SHORT = "fragment-short"
+    FRAGMENT_LENGTH = "fragment-length"
     """A fragment has not the length that its row gives it."""
     FRAGMENT_FOREIGN = "fragment-foreign"
     """A whole fragment, but not the one that the row names: another segment, number, generation."""

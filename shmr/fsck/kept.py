@@ -1,0 +1,161 @@
+"""Copies of snapshots on archive drives: is one and the same whole on m+1 drives of each pool?
+
+Headers only, and the last frame. What a newer copy stands for, or one that was cut off, is no
+finding: the next shift tidies up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from shmr.drive.seam import Drive
+from shmr.errors import DriveError, IntegrityError
+from shmr.format.frame import Kind as FrameKind
+from shmr.format.records import Opening, Stream
+from shmr.format.rows import decode_place
+from shmr.fsck.findings import Finding, Kind, Where
+from shmr.fsck.opening import View
+from shmr.fsck.window import Window
+from shmr.log import walk
+from shmr.log.store import segment_name
+from shmr.volume.membership import ArchivePool
+
+KEEP = "keep a new snapshot on m+1 drives of the pool"
+_NAME = re.compile(r"snapshot-(\d{12,})")
+_HELD = b"held "
+
+
+class _File(NamedTuple):
+    """A file of a snapshot, as far as its headers can be walked. `ends`: with a place."""
+
+    opening: Opening
+    end: int
+    chain: int
+    size: int
+    ends: bool
+
+
+def kept_findings(view: View, notes: list[str]) -> Iterator[Finding]:
+    """What is wrong with the copies of every pool. Raises IntegrityError for a damaged row."""
+    found = list(_found(view, notes))
+    if found and view.mounted:
+        # A shift may have put newer ones in their place meanwhile.
+        found = list(_found(view, []))
+    yield from found
+
+
+def _found(view: View, notes: list[str]) -> Iterator[Finding]:
+    live = view.reading.live()
+    least: dict[bytes, int] = {}
+    for number, archived in view.reading.archived_segments():
+        if live.get(number, 0) > 0:
+            least[archived.pool] = min(least.get(archived.pool, archived.m), archived.m)
+    held = next(view.reading.states(_HELD), None) is not None
+    if held and not view.mounted:
+        notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
+    for pool in view.archives:
+        wanted = least[pool.pool] + 1 if pool.pool in least and not held else 0
+        yield from _in_pool(view.filesystem, pool, wanted)
+
+
+def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Finding]:
+    """`wanted`: how many drives of the pool have to have a copy."""
+    files: dict[bytes, dict[int, _File | None]] = {}
+    for drive_id, drive in pool.drives.items():
+        try:
+            files[drive_id] = {
+                number: _look(drive, filesystem, number) for number in _numbers(drive)
+            }
+        except DriveError as error:
+            label = drive.label
+            yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, str(error), Where(label), KEEP)
+    whole = {drive_id: set(_whole(some)) for drive_id, some in files.items()}
+    every = set().union(*whole.values())
+    newest = max(every, key=lambda numbers: numbers[0], default=())
+    for drive_id, some in files.items():
+        label = pool.drives[drive_id].label
+        if newest in whole[drive_id] or not some:
+            continue
+        for number in sorted(some):
+            if not newest or number in newest:
+                name = segment_name(Stream.SNAPSHOT, number)
+                message = f"{name} on {label} is not whole, or not all of its snapshot is there"
+                yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, message, Where(label, number), KEEP)
+                break
+    count = sum(newest in some for some in whole.values()) if newest else 0
+    if count < min(wanted, len(pool.drives)) and count + len(pool.missing) < wanted:
+        message = (
+            f"pool {pool.name!r}: {count} of its drives have a whole copy of the same snapshot, "
+            f"and {wanted} should"
+        )
+        yield Finding(Kind.SNAPSHOT_COPIES, message, Where(), KEEP)
+
+
+def _numbers(drive: Drive) -> list[int]:
+    return sorted(int(match[1]) for name in drive.names() if (match := _NAME.fullmatch(name)))
+
+
+def _whole(files: Mapping[int, _File | None]) -> Iterator[tuple[int, ...]]:
+    """The snapshots on a drive of which everything is there, by their segments' numbers."""
+    following = {
+        file.opening.previous_segment: number
+        for number, file in sorted(files.items())
+        if file is not None and file.opening.previous_segment
+    }
+    for number, file in files.items():
+        if file is None or file.opening.previous_segment:
+            continue
+        chain = [number]
+        while file.end == file.size:
+            if file.ends:
+                yield tuple(chain)
+                break
+            after = following.get(chain[-1], 0)
+            if after <= chain[-1]:
+                break
+            before, file = file, files[after]
+            chain.append(after)
+            if file is None or (file.opening.previous_end, file.opening.previous_chain) != (
+                before.end,
+                before.chain,
+            ):
+                break
+
+
+def _look(drive: Drive, filesystem: bytes, number: int) -> _File | None:
+    """None if it is no segment of a snapshot, or cannot be read."""
+    name = segment_name(Stream.SNAPSHOT, number)
+    try:
+        size = drive.size(name)
+        file = drive.open(name)
+    except DriveError:
+        return None
+    try:
+        window = Window(file)
+        opened = walk.opening_of((window,), filesystem, number)
+        if opened is None or opened[1].stream != Stream.SNAPSHOT:
+            return None
+        first, opening = opened
+        last = first
+        for found in walk.walk((window,), first.end, first.header.checksum, first.header):
+            last = found
+        ends = last.header.kind == FrameKind.COMMIT and _has_place(window, last)
+        return _File(opening, last.end, last.header.checksum, size, ends)
+    except DriveError:
+        return None
+    finally:
+        file.close()
+
+
+def _has_place(window: Window, found: walk.Found) -> bool:
+    """Does the last frame say at which place of the journal the snapshot stands?"""
+    payload = walk.payload_of((window,), found)
+    if payload is None:
+        return False
+    try:
+        decode_place(payload)
+    except IntegrityError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""The catalog against what lies on the drives, by metadata alone.
+
+    segments      the data segments of the workspace: the frame that each extent names
+    journal       snapshot and journal up to the checkpoint
+    archive       the fragments that rows name, what no row names, drives that are missing
+    kept          copies of snapshots on archive drives
+    superblocks   who the drives say they are
+
+Headers, footers, lengths and names are read; no byte of a file is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shmr.errors import IntegrityError
+from shmr.fsck.archive import Fragments
+from shmr.fsck.findings import Finding, Kind
+from shmr.fsck.journal import journal_findings
+from shmr.fsck.kept import kept_findings
+from shmr.fsck.naming import named
+from shmr.fsck.opening import View
+from shmr.fsck.segments import DataSegments
+from shmr.fsck.superblocks import superblock_findings
+
+
+def places(view: View, notes: list[str] | None = None) -> Iterator[Finding]:
+    """What is wrong; what is no finding but worth a sentence is added to `notes`.
+
+    Rows that are damaged end the part that needs them: what is wrong with those the tables tell.
+    Raises DriveError where a drive of the workspace cannot be listed.
+    """
+    notes = [] if notes is None else notes
+    segments, fragments = DataSegments(view), Fragments(view)
+    parts = (
+        superblock_findings(view),
+        journal_findings(view),
+        segments.findings(),
+        fragments.findings(),
+        kept_findings(view, notes),
+    )
+    for part in parts:
+        try:
+            yield from part
+        except IntegrityError as error:
+            yield Finding(Kind.CATALOG_DOUBTFUL, str(error), remedy="rebuild the catalog")
+    notes += fragments.notes
+    yield from named(view.reading, [*segments.lost, *fragments.lost])
