@@ -133,6 +133,9 @@ class OnlyRead:
     def size(self, name: str) -> int:
         return self._drive.size(name)
 
+    def begins(self, name: str) -> int | None:
+        return self._drive.begins(name)
+
     def open(self, name: str, *, end: int = 0) -> DriveFile:
         return self._drive.open(name, end=end)
 
@@ -207,7 +210,7 @@ class _Forgiving:
     def write_back(self, offset: int, length: int) -> None:
         """Nothing was written."""
 
-    def evict(self) -> None:
+    def evict(self, offset: int = 0, length: int = 0) -> None:
         """Nothing was written."""
 
     def append(self, buffers: Sequence[Buffer]) -> None:
