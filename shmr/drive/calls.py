@@ -106,3 +106,16 @@ def mount_id(fd: int) -> int:
             if key == "mnt_id":
                 return int(value)
     return 0
+
+
+def sync_filesystem(fd: int) -> None:
+    """Have all that was written to the filesystem of this descriptor arrive (syncfs(2)).
+
+    Raises OSError; also for what failed before, on Linux from 5.8 on.
+    """
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if function is None:
+        os.sync()
+    elif function(ctypes.c_int(fd)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

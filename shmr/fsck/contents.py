@@ -32,8 +32,10 @@ from shmr.log.reader import LogReader
 from shmr.units import GIB, MIB
 
 WINDOW_BYTES = MIB
-_KNOWN_MAX = 1024
+_KNOWN_MAX = 4096
 _SPARE_BYTES = GIB
+RANGES_SHOWN = 20
+"""Ranges that are listed of a file; the rest is summed up."""
 SEGMENT_END = 4 * GIB
 """No segment is longer (FORMAT.md section 10)."""
 
@@ -58,6 +60,35 @@ class Lost(NamedTuple):
 
 
 Part = Data | Hole | Lost
+
+
+class Losses:
+    """What of a file could not be read; ranges that touch are one."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.count = 0
+        self.ranges: list[tuple[int, int]] = []
+        self.reasons: dict[str, None] = {}
+        self._end = -1
+
+    def add(self, lost: Lost) -> None:
+        end = lost.offset + lost.length
+        self.bytes += lost.length
+        if lost.offset == self._end and len(self.ranges) == self.count:
+            self.ranges[-1] = self.ranges[-1][0], end
+        elif lost.offset != self._end:
+            self.count += 1
+            if self.count <= RANGES_SHOWN:
+                self.ranges.append((lost.offset, end))
+        self._end = end
+        if len(self.reasons) < 4:
+            self.reasons[lost.why] = None
+
+    def __str__(self) -> str:
+        ranges = ", ".join(f"{start}..{end}" for start, end in self.ranges)
+        more = f" and {self.count - len(self.ranges)} more" * (self.count > len(self.ranges))
+        return f"bytes {ranges}{more} cannot be had ({'; '.join(self.reasons)})"
 
 
 class Standing(StrEnum):

@@ -83,25 +83,29 @@ class Walk:
         self._stack: list[_Level] = []
         self._seen = Numbers()
         self._name: bytes | None = None
+        self._prefix = b""
 
     @property
     def path(self) -> bytes:
-        """Where the step that was given last is, from the top on."""
-        return self._below(self._name)
+        """Where the step that was given last is, from the top of the filesystem on."""
+        return self._below(self._name) or b"/"
 
     def _below(self, name: bytes | None) -> bytes:
-        names = [level.name for level in self._stack[1:]]
+        names = [self._prefix, *[level.name for level in self._stack[1:]]]
         return b"/".join(names if name is None else [*names, name])
 
     def skip(self) -> None:
-        """The directory that was entered last is left at once, whatever is in it."""
-        self._stack[-1].entries = iter(())
-        self._stack[-1].links = False
+        """The directory that was entered last is not walked; no LEAVE comes for it."""
+        self._stack.pop()
 
-    def steps(self, top: Inode, name: bytes) -> Iterator[Step]:
-        """What is at `top` and below. Raises IntegrityError for a damaged catalog."""
+    def steps(self, top: Inode, name: bytes, prefix: bytes = b"") -> Iterator[Step]:
+        """What is at `top` and below: `name` is what it is called, `prefix` the path to it.
+
+        Raises IntegrityError for a damaged catalog.
+        """
+        self._prefix = prefix
         if not stat.S_ISDIR(top.mode):
-            self._name = name
+            self._name = None
             yield Step(What.PUT, name, top)
             return
         self._seen.add(ROOT)
