@@ -151,6 +151,12 @@ class Kind(StrEnum):
     SUPERBLOCK_FOREIGN = "superblock-foreign"
     """A superblock is of another filesystem, pool or drive than it is known for."""
 
+    # -- bytes that do not match their checksums (`scrub`)
+    UNIT_DAMAGED = "unit-damaged"
+    """A unit of a fragment cannot be read, or does not match its sum."""
+    BYTES_DAMAGED = "bytes-damaged"
+    """Bytes of files in a copy of a data segment cannot be read, or do not match their checksum."""
+
     # -- drives without a configuration, and files written out of them (`foreign`, `decode`)
     DRIVE_UNUSABLE = "drive-unusable"
     """A directory that was given is no drive, does not answer, or cannot be understood."""
