@@ -14,6 +14,7 @@ A table that the catalog of an older version lacks is empty.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -70,6 +71,33 @@ class Reading:
             return takewhile(lambda row: row[0] != KEEPER, cursor)
         found: Iterator[tuple[bytes, bytes]] = iter(cursor)
         return found
+
+    def value(self, table: Table, key: bytes) -> bytes | None:
+        """The value of any row, if it is there."""
+        return self._get(table, key)
+
+    def has(self, table: Table, prefix: bytes) -> bool:
+        """Does any key begin so?"""
+        handle = self._handles[table]
+        if handle is None:
+            return False
+        cursor = self._transaction.cursor(db=handle)
+        return bool(cursor.set_range(prefix)) and bytes(cursor.key()).startswith(prefix)
+
+    def count(self, table: Table) -> int:
+        """Rows of a table; a keeper's counts."""
+        return self._facts(table)["entries"]
+
+    def size_bytes(self, table: Table) -> int:
+        """Bytes of the pages that hold a table."""
+        facts = self._facts(table)
+        pages = facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]
+        return pages * facts["psize"]
+
+    def _facts(self, table: Table) -> Counter[str]:
+        """LMDB's counts; zeros where there is no such table."""
+        handle = self._handles[table]
+        return Counter() if handle is None else Counter(self._transaction.stat(handle))
 
     def place(self) -> Place:
         """Where in the journal the checkpoint stands."""

@@ -26,7 +26,7 @@ from shmr.catalog import examine
 from shmr.catalog import store as catalog_store
 from shmr.catalog.reading import Reading, open_reading
 from shmr.config import Config
-from shmr.errors import IntegrityError
+from shmr.errors import IntegrityError, SetupError
 from shmr.format.frame import Kind as FrameKind
 from shmr.format.rows import Place
 from shmr.fsck.findings import Finding, Kind
@@ -55,7 +55,8 @@ class View:
     those that are not; `archives` the archive pools of which a drive is there, as the superblocks
     of the highest generation have them.
 
-    `as_of_ns` is when the checkpoint was made, if it is not the present (nanoseconds since 1970).
+    `rebuilt`: the catalog was made from the log just now, and nothing knows better. `as_of_ns` is
+    when the checkpoint was made, if it is not the present (nanoseconds since 1970).
     `doubts` is what opening found, of the catalog's file and the log; `notes` are sentences for
     people. `fresh` opens the newest checkpoint of a mounted filesystem; None when it is not
     mounted, and nothing changes.
@@ -67,6 +68,7 @@ class View:
     store: SegmentStore
     fragments: FragmentStore
     archives: tuple[ArchivePool, ...] = ()
+    rebuilt: bool = False
     as_of_ns: int | None = None
     doubts: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -123,10 +125,11 @@ def opened(config: Config) -> Iterator[View]:
             store,
             fragments,
             tuple(membership.archives.values()),
-            reading.written_ns if in_use else None,
-            tuple(seen.doubts),
-            (*_missing(drives, membership), *seen.notes),
-            fresh,
+            rebuilt=seen.rebuilt,
+            as_of_ns=reading.written_ns if in_use else None,
+            doubts=tuple(seen.doubts),
+            notes=(*_missing(drives, membership), *seen.notes),
+            fresh=fresh,
         )
 
 
@@ -162,6 +165,7 @@ class _Seen:
     path: Path
     doubts: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rebuilt: bool = False
 
     def reading(self) -> Reading:
         """Raises SetupError, DriveError."""
@@ -183,6 +187,11 @@ class _Seen:
             whole = Path(copied.name, whole.name)
         recovered = recover(self.store, whole, read_only=True)
         self.stack.callback(recovered.catalog.close)
+        if recovered.place is None:
+            raise SetupError("nothing was ever stored in this filesystem: mount it, and fill it")
+        # It is thrown away: committing it bounds the memory that it takes.
+        recovered.catalog.checkpoint(self.store.filesystem, recovered.place, self.store.next_number)
+        self.rebuilt = place is None or not journal.has(place)
         if place is not None and recovered.corrupt is None:
             if journal.has(place):
                 self.notes.append("the last end was no clean one: seen is what a mount comes to")

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 ROWS_MAX = 4096
 """No operation makes more rows than this; longer ones leave a mark for the reaper."""
 _INODES_AHEAD = 1024
-_NEXT_INODE = b"next_inode"
+NEXT_INODE = b"next_inode"
+"""State row: the first number of an inode that was not set aside yet."""
 
 
 class Need(IntEnum):
@@ -114,9 +115,9 @@ class Context:
         """A number no inode ever had: numbers are set aside a thousand at a time."""
         number = self._next_inode
         if number == self._inodes_end:
-            number = self.catalog.state(_NEXT_INODE, 2)
+            number = self.catalog.state(NEXT_INODE, 2)
             # Not through `apply`: a batch is never cut inside an operation.
-            self.catalog.set_state(_NEXT_INODE, number + _INODES_AHEAD)
+            self.catalog.set_state(NEXT_INODE, number + _INODES_AHEAD)
             self._inodes_end = number + _INODES_AHEAD
         self._next_inode = number + 1
         self.catalog.fresh(number)
