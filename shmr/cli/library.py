@@ -1,8 +1,8 @@
 """The functions of the library that commands call, found when a command runs and not before.
 
-`shmr.service` needs trio, LMDB and more, and takes a moment to import. So it is imported when a
-command needs it: `--help` is quick, and a machine that lacks one of them gets a sentence instead of
-a traceback. This is the only place that does so.
+`shmr.service` and `shmr.fsck` need trio, LMDB and more, and take a moment to import. So they are
+imported when a command needs them: `--help` is quick, and a machine that lacks one of these gets a
+sentence instead of a traceback. This is the only place that does so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from shmr.errors import SetupError
@@ -49,8 +50,13 @@ class Service(Protocol):
 
 def load_service() -> Service:
     """The module `shmr.service`. Raises SetupError when a Python package is missing."""
+    return cast(Service, load("shmr.service"))
+
+
+def load(module: str) -> ModuleType:
+    """A module of ours. Raises SetupError when a Python package that it needs is missing."""
     try:
-        return cast(Service, importlib.import_module("shmr.service"))
+        return importlib.import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] == "shmr":
             raise  # a mistake of ours, not of the machine

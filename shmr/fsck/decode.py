@@ -91,17 +91,20 @@ class Found:
 def decode(
     drives: Sequence[str],
     to: str,
-    wanted: Wanted = EVERYTHING,
     *,
+    inode: int | None = None,
+    path: bytes | None = None,
     filesystem: str | None = None,
     special: bool = False,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Decoded:
-    """Write what is `wanted` below the directory `to`. `special`: nodes, suid and security too.
+    """Write the inode of a number, or what is at a path, or else everything, below directory `to`.
 
-    Raises SetupError where nothing can be read or written, IntegrityError.
+    `special`: nodes, suid bits and security attributes too. Raises SetupError where nothing can be
+    read or written, IntegrityError.
     """
+    wanted = Wanted(inode, path)
     with opened(drives, filesystem) as foreign, destination(to) as scratch:
         done = begun(foreign)
         with looked_at(foreign, scratch.catalog, done) as found:
@@ -132,15 +135,17 @@ def decode(
 def listing(
     drives: Sequence[str],
     show: Callable[[Listed], None],
-    wanted: Wanted = EVERYTHING,
     *,
+    inode: int | None = None,
+    path: bytes | None = None,
     filesystem: str | None = None,
     stop: Stop = nobody_stops,
 ) -> Decoded:
-    """Tell `show` of every name of what is `wanted`, in the order of the tree; write nothing.
+    """Tell `show` of every name of what is wanted, as in `decode`, in the order of the tree.
 
-    Raises SetupError, IntegrityError.
+    Writes nothing but scratch space of its own. Raises SetupError, IntegrityError.
     """
+    wanted = Wanted(inode, path)
     with (
         opened(drives, filesystem) as foreign,
         tempfile.TemporaryDirectory(prefix="shmr-decode-") as scratch,

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from shmr.core.shown import SHOWN_MAX, shown
 from shmr.drive.calls import sync_filesystem
 from shmr.errors import SetupError
 from shmr.format.rows import NAME_MAX, Inode
@@ -35,7 +36,6 @@ from shmr.fsck.contents import Data, Hole, Losses, Lost, Part
 from shmr.fsck.dress import Xattr, dress, dress_link, permitted
 from shmr.fsck.findings import Finding, Kind, Where
 from shmr.fsck.scratch import DIRECTORY, Scratch
-from shmr.fsck.tree import SHOWN_MAX, shown
 
 INCOMPLETE = b".shmr-incomplete"
 """What the name of a file ends with of which bytes are missing."""

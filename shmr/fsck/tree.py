@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from shmr.catalog.reading import Reading
+from shmr.core.shown import SHOWN_MAX, shown
 from shmr.errors import IntegrityError
 from shmr.format.rows import (
     NAME_MAX,
@@ -37,8 +38,6 @@ from shmr.fsck.findings import Finding, Kind, Where
 
 DEPTH_MAX = 1000
 """Deeper directories are left out: each on the way holds a cursor and a descriptor."""
-SHOWN_MAX = 4096
-"""Bytes of a path that people are shown."""
 _BLOCK_NUMBERS = 4096
 _BLOCKS_MAX = 1 << 16
 
@@ -229,18 +228,6 @@ def xattrs_of(reading: Reading, number: int) -> Iterator[tuple[bytes, bytes | No
             yield key[8:], decode_bytes(value)
         except IntegrityError:
             yield key[8:], None
-
-
-def shown(path: bytes) -> str:
-    """A path as people may see it: what could steer a terminal is written as an escape."""
-    cut = path[:SHOWN_MAX]
-    text = cut.decode("utf-8", "backslashreplace")
-    if not text.isprintable():
-        text = "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-            for letter in text
-        )
-    return text if len(cut) == len(path) else text + "..."
 
 
 class Numbers:

@@ -10,15 +10,18 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
+from shmr.cli.library import load
 from shmr.cli.progress import Progress, stop_asked
+from shmr.core.shown import shown
 from shmr.units import KIB, NS_PER_S, format_size
 
 if TYPE_CHECKING:
-    from shmr.fsck.decode import Decoded, Listed, Wanted
+    from shmr.fsck.decode import Decoded, Listed
+    from shmr.service.following import Stop, Watcher
 
 SHOWN_PER_KIND = 50
 """Findings of each kind that people are shown; `--json` has more."""
@@ -40,6 +43,34 @@ example:
   shmr-fsck decode --drives /mnt/smr* --to /mnt/new --all
   shmr-fsck decode --drives /mnt/smr* --to . --path photos/2019
 """
+
+
+class DecodeLibrary(Protocol):
+    """What this command needs of `shmr.fsck.decode`."""
+
+    def decode(
+        self,
+        drives: Sequence[str],
+        to: str,
+        *,
+        inode: int | None,
+        path: bytes | None,
+        filesystem: str | None,
+        special: bool,
+        watcher: Watcher | None,
+        stop: Stop,
+    ) -> Decoded: ...
+
+    def listing(
+        self,
+        drives: Sequence[str],
+        show: Callable[[Listed], None],
+        *,
+        inode: int | None,
+        path: bytes | None,
+        filesystem: str | None,
+        stop: Stop,
+    ) -> Decoded: ...
 
 
 def add_parser(commands: Any) -> None:
@@ -76,32 +107,28 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.refuse("give --list, or --to DIR with one of --all, --path and --inode")
     # Threads wait for drives; what they need of a stack is little.
     threading.stack_size(_STACK_BYTES)
-    from shmr.fsck.decode import Wanted
-
-    path = None if arguments.path is None else os.fsencode(arguments.path)
-    wanted = Wanted(arguments.inode, path)
+    library = cast(DecodeLibrary, load("shmr.fsck.decode"))
     try:
         if arguments.list:
-            return _list(arguments, wanted)
-        return _decode(arguments, wanted)
+            return _list(library, arguments)
+        return _decode(library, arguments)
     except BrokenPipeError:
         # Whoever reads the list has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _INTERRUPTED
 
 
-def _decode(arguments: argparse.Namespace, wanted: Wanted) -> int:
-    from shmr.fsck.decode import decode
-
+def _decode(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
     with stop_asked() as stop, Progress("decode", 0) as progress:
 
         def show(phase: str, size: int, total: int) -> None:
             progress.update(size, total_bytes=total, note=phase)
 
-        done = decode(
+        done = library.decode(
             arguments.drives,
             arguments.to,
-            wanted,
+            inode=arguments.inode,
+            path=_path(arguments),
             filesystem=arguments.filesystem,
             special=arguments.special,
             watcher=show,
@@ -114,13 +141,13 @@ def _decode(arguments: argparse.Namespace, wanted: Wanted) -> int:
     return int(done.report.exit_code)
 
 
-def _list(arguments: argparse.Namespace, wanted: Wanted) -> int:
-    from shmr.fsck.decode import listing
-
+def _list(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
     out = sys.stdout
     show: Callable[[Listed], None] = _JsonList(out) if arguments.json else _line(out)
     with stop_asked() as stop:
-        done = listing(arguments.drives, show, wanted, filesystem=arguments.filesystem, stop=stop)
+        done = library.listing(
+            arguments.drives, show, wanted, filesystem=arguments.filesystem, stop=stop
+        )
     if isinstance(show, _JsonList):
         show.end(as_plain(done))
     else:
@@ -130,12 +157,14 @@ def _list(arguments: argparse.Namespace, wanted: Wanted) -> int:
     return int(done.report.exit_code) or (4 if lacking else 0)
 
 
+def _path(arguments: argparse.Namespace) -> bytes | None:
+    return None if arguments.path is None else os.fsencode(arguments.path)
+
+
 # -- for people -----------------------------------------------------------------------------------
 
 
 def _line(out: TextIO) -> Callable[[Listed], None]:
-    from shmr.fsck.tree import shown
-
     def show(listed: Listed) -> None:
         inode = listed.inode
         standing = listed.standing.value if listed.standing is not None else "-"
