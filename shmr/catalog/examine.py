@@ -2,8 +2,9 @@
 
 LMDB trusts its file: a truncated or bent one can end the process with a signal, and rows can
 vanish from a scan with all others intact. So a child makes a compacted copy (which rebuilds the
-list of free pages and fails on a leak), checks the checksum of every row, the order of the keys
-and that as many rows were seen as the table claims. Only then the copy takes the catalog's place.
+list of free pages and fails on a leak), checks the checksum of every row, the order of the keys,
+that as many rows were seen as the table claims, and that its pages can be written too
+(`shmr.catalog.pages`). Only then the copy takes the catalog's place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import lmdb
 
 from shmr.catalog import store
 from shmr.catalog.checksum import checked
+from shmr.catalog.pages import well_formed
 from shmr.errors import IntegrityError
 from shmr.format.rows import Table
 from shmr.units import MIB
@@ -54,7 +56,7 @@ def copy_and_check(path: Path, copy: Path) -> bool:
     """Copy the catalog and check every row of the copy; the original's where no copy fits.
 
     On a full disk the catalog must not look doubtful for want of room: then the list of free
-    pages goes unexamined, and everything else is checked.
+    pages and the headers of pages go unexamined, and everything else is checked.
     """
     data = path / store.DATA
     # LMDB maps what its header claims; a shorter file would be SIGBUS later.
@@ -72,7 +74,9 @@ def copy_and_check(path: Path, copy: Path) -> bool:
                 target.flush()
                 store.sync_file(target.fileno())
         with store.open_environment(copy, read_only=True) as examined:
-            return all(_whole(examined, table) for table in Table)
+            with examined.begin() as transaction:
+                formed = well_formed(copy / store.DATA, iter(transaction.cursor()))
+            return formed and all(_whole(examined, table) for table in Table)
     except (lmdb.Error, IntegrityError):
         return False
 

@@ -38,3 +38,37 @@ def test_a_whole_catalog_is_whole_with_room_and_without(
     assert catalog.count(Table.XATTR) == 100
     catalog.close()
     assert not path.with_name("catalog.examined").exists()
+
+
+def with_a_bit_flipped(path: Path, offset: int, bit: int) -> None:
+    content = bytearray((path / store.DATA).read_bytes())
+    content[offset] ^= 1 << bit
+    (path / store.DATA).write_bytes(content)
+
+
+def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
+    tmp_path: Path,
+) -> None:
+    """With the flag of a value's own pages, a leaf's rows all verify, and each commit fails."""
+    path = tmp_path / "catalog"
+    catalog = Catalog(path)
+    # More than a page has, so that there are branches, and a value with pages of its own.
+    rows = [Row(Table.XATTR, key_named(1, b"%d" % n), encode_number(n)) for n in range(1000)]
+    catalog.apply([*rows, Row(Table.XATTR, key_named(2, b"long"), bytes(9000))])
+    catalog.checkpoint(bytes(16), Place(1, 0, 64, 1, 0), 2)
+    catalog.close()
+    assert examine(path, in_child=False)
+    compact = (path / store.DATA).read_bytes()
+    page, first = 2, {}
+    while page < len(compact) // 4096:
+        base = page * 4096
+        kind = compact[base + 10]
+        first.setdefault(kind, base)
+        page += int.from_bytes(compact[base + 12 : base + 16], "little") if kind == 4 else 1
+    assert set(first) == {1, 2, 4}
+    for kind, base in first.items():
+        bit = 2 if kind != 4 else 3
+        with_a_bit_flipped(path, base + 10, bit)
+        assert not examine(path, in_child=True), kind
+        with_a_bit_flipped(path, base + 10, bit)
+    assert examine(path, in_child=False)
