@@ -146,7 +146,12 @@ def _list(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
     show: Callable[[Listed], None] = _JsonList(out) if arguments.json else _line(out)
     with stop_asked() as stop:
         done = library.listing(
-            arguments.drives, show, wanted, filesystem=arguments.filesystem, stop=stop
+            arguments.drives,
+            show,
+            inode=arguments.inode,
+            path=_path(arguments),
+            filesystem=arguments.filesystem,
+            stop=stop,
         )
     if isinstance(show, _JsonList):
         show.end(as_plain(done))
