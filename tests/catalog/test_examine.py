@@ -59,7 +59,8 @@ def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
     catalog.close()
     assert examine(path, in_child=False)
     compact = (path / store.DATA).read_bytes()
-    page, first = 2, {}
+    page = 2
+    first: dict[int, int] = {}
     while page < len(compact) // 4096:
         base = page * 4096
         kind = compact[base + 10]
