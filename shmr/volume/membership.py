@@ -336,6 +336,11 @@ def _check_features(
     for pool in pools:
         for drive in pool.drives:
             block = blocks[id(drive)]
+            if block.incompat & superblock.UNFINISHED:
+                raise SetupError(
+                    f"{drive.label}: this workspace is being made anew and is not complete; run "
+                    "`shmr-fsck rebuild-catalog CONFIG` again"
+                )
             if block.incompat & ~superblock.INCOMPAT:
                 raise SetupError(f"{drive.label} was written by a newer shmr; update shmr")
             if block.ro_compat & ~superblock.RO_COMPAT and not read_only:
