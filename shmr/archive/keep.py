@@ -2,7 +2,8 @@
 
 The same files with the same frames, under the same names, each read back and verified frame by
 frame. So what the archive holds can be told from archive drives alone, also when m of them are
-lost with the workspace. Older copies go when the new ones are complete.
+lost with the workspace. Older copies go when the new ones are complete. Drives that were written to
+also get what tells a stranger how to read them (`leave`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 
+from shmr.archive.leave import leave_on
 from shmr.archive.pool import NoPlace, Pool
 from shmr.core.placement import DriveState
 from shmr.drive.seam import Drive, DriveFile
@@ -79,6 +81,7 @@ def keep_snapshot(
             f"{len(kept)}; {'; '.join(refused)}; until then what was moved is kept in its old "
             "place too"
         )
+    _leave(fragments, pool, kept)
     if len(kept) <= pool.m:
         logger.warning(
             "pool %r keeps its snapshot on %d drives only: %s", pool.name, len(kept), refused
@@ -89,6 +92,17 @@ def keep_snapshot(
         if there is not None:
             _discard(there, _copies(there) - (names if drive_id in kept else set()))
     return kept
+
+
+def _leave(fragments: FragmentStore, pool: Pool, kept: Sequence[bytes]) -> None:
+    """Drives that are awake, because they were just written to, have what is left on drives."""
+    written = fragments.written.intersection(pool.drives)
+    fragments.written -= written
+    for drive_id in sorted(written.union(kept)):
+        drive = fragments.drives.get(drive_id)
+        if drive is not None:
+            # The last zone is for cleaning, and another for what is next.
+            leave_on(drive, spare_bytes=2 * pool.zone_bytes)
 
 
 def tidy(fragments: FragmentStore, pool: Pool) -> None:

@@ -97,6 +97,8 @@ class FragmentStore:
         self._open: OrderedDict[_Key, _Opened] = OrderedDict()
         self._footers: OrderedDict[_Key, Footer] = OrderedDict()
         self._footers_bytes = 0
+        self.written: set[bytes] = set()
+        """Drives on which a fragment was claimed, until somebody takes note of it."""
 
     def label(self, drive: bytes) -> str:
         """How people call the drive: its path, or its id if it is not there."""
@@ -119,6 +121,7 @@ class FragmentStore:
         Raises DriveError: ENOSPC (no zone is free), EEXIST (a stray is in the way; discard it).
         """
         name = FragmentName(segment, index, generation)
+        self.written.add(drive)
         return self._drive(drive, "claim").claim(name.file, length)
 
     def discard(self, drive: bytes, segment: int, index: int, generation: int) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from shmr.archive.keep import keeps_snapshot
+from shmr.archive.leave import take_from
 from shmr.config import load
 from shmr.core.placement import DriveState
 from shmr.errors import SetupError
@@ -109,12 +110,19 @@ def _end(volume: Volume, rows: Mapping[int, Archived], found: FoundDrive) -> str
     for name in found.there.names():
         if name.startswith("snapshot-"):
             found.there.discard(name)
+    take_from(found.there)
     members.end(found.there)
     return f"pool {found.pool.name!r} is no more: take it out of the config"
 
 
 def leave(volume: Volume, found: FoundDrive) -> str:
-    """The drive is no member any more; returns what to do with the config."""
+    """The drive is no member any more; returns what to do with the config.
+
+    With `found.there` it is left as an empty directory, that any filesystem may take.
+    """
+    if found.there is not None:
+        # Before the superblock goes: a run that is cut off can be run again.
+        take_from(found.there)
     now = members.leave(
         found.drive,
         found.there,
