@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmr.cli.show import age
 
@@ -31,6 +33,28 @@ def show_report(report: Report, *, foretold: bool = False) -> str:
                 lines.append(f"  ... and {total - len(shown)} more")
     lines.append(_verdict(report))
     return "\n".join(lines)
+
+
+def report_json(report: Report) -> str:
+    """The report with the names of its fields; `exit_code` is what the command ends with."""
+    return json.dumps(as_plain(report), indent=2)
+
+
+def as_plain(report: Report) -> dict[str, Any]:
+    """What `report_json` has, for who adds to it."""
+    return {
+        "job": report.job,
+        "filesystem": report.filesystem,
+        "mounted": report.mounted,
+        "as_of_ns": report.as_of_ns,
+        "exit_code": int(report.exit_code),
+        "stopped": report.stopped,
+        "notes": report.notes,
+        "counts": {str(kind): count for kind, count in sorted(report.counts.items())},
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "repaired_counts": {str(k): count for k, count in sorted(report.repaired_counts.items())},
+        "repaired": [dataclasses.asdict(finding) for finding in report.repaired],
+    }
 
 
 def _head(report: Report) -> str:

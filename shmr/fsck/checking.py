@@ -1,0 +1,97 @@
+"""`check`: what is wrong, by metadata alone. Nothing is changed.
+
+opening     the catalog's file and the log
+tables      the catalog against itself
+places      the catalog against what lies on the drives
+"""
+
+from __future__ import annotations
+
+import os
+
+from shmr.archive.control import Stopped
+from shmr.config import load
+from shmr.format.rows import Table
+from shmr.fsck.findings import Report
+from shmr.fsck.naming import named
+from shmr.fsck.opening import View, opened
+from shmr.fsck.places import places
+from shmr.fsck.tables.check import tables
+from shmr.service.following import Stop, Watcher, nobody_stops
+
+_PHASES = {
+    Table.INODE: "inodes",
+    Table.DENTRY: "names",
+    Table.EXTENT: "extents",
+    Table.XATTR: "attributes",
+    Table.COOKIE: "reading orders",
+}
+"""What people are told is looked at; the other tables are small."""
+
+
+def check(
+    config_path: str | os.PathLike[str],
+    *,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
+) -> Report:
+    """What is wrong with the filesystem of a configuration, mounted or not.
+
+    Raises SetupError with what to do where it cannot be looked at, DriveError where a drive of the
+    workspace cannot, IntegrityError where the catalog of a mounted one cannot be read at all.
+    """
+    with opened(load(config_path)) as view:
+        return check_view(view, watcher=watcher, stop=stop)
+
+
+def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobody_stops) -> Report:
+    """`check`, of what was opened."""
+    report = Report("check", view.filesystem.hex(), view.mounted, view.as_of_ns)
+    report.notes += view.notes
+    for finding in view.doubts:
+        report.find(finding)
+    told = _Told(view, watcher, stop)
+    try:
+        for finding in tables(view, told):
+            report.find(finding)
+    except Stopped:
+        report.stopped = True
+    report.findings = list(named(view.reading, report.findings))
+    if report.stopped:
+        return report
+    told.show("drives")
+    for finding in places(view, report.notes):
+        report.find(finding)
+        if stop():
+            report.stopped = True
+            break
+    return report
+
+
+class _Told:
+    """How far the tables are, in bytes of the pages that hold them."""
+
+    def __init__(self, view: View, watcher: Watcher | None, stop: Stop) -> None:
+        reading = view.reading
+        self._watcher = watcher
+        self._stop = stop
+        self._row_bytes = {
+            table: reading.size_bytes(table) / max(reading.count(table), 1) for table in _PHASES
+        }
+        # The reading order is looked up name by name.
+        self._row_bytes[Table.DENTRY] += self._row_bytes.pop(Table.COOKIE)
+        self._total_bytes = sum(map(reading.size_bytes, _PHASES))
+        self._done_bytes = 0.0
+
+    def __call__(self, table: Table, rows: int) -> None:
+        """Raises Stopped."""
+        if self._stop():
+            raise Stopped()
+        self._done_bytes += rows * self._row_bytes.get(table, 0)
+        if table in self._row_bytes:
+            self.show(_PHASES[table])
+
+    def show(self, phase: str) -> None:
+        if self._watcher is not None:
+            done = min(int(self._done_bytes), self._total_bytes)
+            self._watcher(phase, done, self._total_bytes)
