@@ -140,7 +140,7 @@ class Reading:
         for key, value in self._scan(Table.DENTRY, key_of(directory)):
             yield key[8:], decode_dentry(value)
 
-    def rows(self, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def rows(self, table: Table, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys and values that begin so, not decoded: for who goes on behind one that cannot be."""
         return self._scan(table, prefix)
 
