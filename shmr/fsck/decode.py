@@ -211,13 +211,13 @@ def _note_source(done: Decoded, salvaged: Salvaged) -> None:
         report.find(Finding(Kind.TREE_TWISTED, message))
     if salvaged.source is Source.SNAPSHOT and salvaged.snapshot_ns is not None:
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", _gmtime(salvaged.snapshot_ns))
-        report.notes.append(
-            f"the tree is that of a snapshot, as it was at {at}: newer names are not known"
+        report.notes.append(f"the tree is as it was at {at}, when the snapshot was made")
+    if salvaged.found_inodes:
+        message = (
+            f"{salvaged.found_inodes} files are known by the footers of fragments alone, without "
+            "name and owner; they are in /lost+found"
         )
-    elif salvaged.source is Source.FOOTERS:
-        report.notes.append(
-            "no journal and no snapshot is there: names are lost; files are in lost+found"
-        )
+        report.find(Finding(Kind.NAMES_LOST, message))
 
 
 def _gmtime(time_ns: int) -> time.struct_time:

@@ -164,6 +164,8 @@ class Kind(StrEnum):
     """Some bytes of a file cannot be had from the drives that are there."""
     TREE_TWISTED = "tree-twisted"
     """A name leads to nothing, to a directory that has another name, or to no known type."""
+    NAMES_LOST = "names-lost"
+    """Files of which no drive that is there knows the names: they are in lost+found."""
     NAME_REFUSED = "name-refused"
     """A name that no file may have: it was not written out."""
     NOT_WRITTEN = "not-written"
