@@ -173,6 +173,17 @@ class Kind(StrEnum):
     ATTRIBUTES_LEFT = "attributes-left"
     """A file was written without some of its owner, mode, times or extended attributes."""
 
+    # -- the catalog out of drives (`rebuild_catalog`)
+    CATALOG_REBUILT = "catalog-rebuilt"
+    """The catalog was made anew from the log."""
+    WORKSPACE_GONE = "workspace-gone"
+    """There is nothing on the drives of the workspace, and archive drives tell of a filesystem."""
+    FOUND_BY_FOOTER = "found-by-footer"
+    """Files that no row knows, and bytes of files whose rows lead to what is gone: only the footers
+    of fragments told of them."""
+    ROWS_REFUSED = "rows-refused"
+    """Rows in the log that could not have been made by any operation, and were left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Where:

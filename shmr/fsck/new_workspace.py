@@ -24,7 +24,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from shmr.catalog import store as catalog_store
-from shmr.catalog.catalog import checkpoint_of
+from shmr.catalog.catalog import Catalog, checkpoint_of
 from shmr.core.reserve import segment_size
 from shmr.drive.seam import Drive
 from shmr.errors import IntegrityError, SetupError
@@ -244,7 +244,7 @@ class NewWorkspace:
                 if recovered.corrupt is not None or recovered.place is None:
                     raise IntegrityError(f"the new log cannot be read: {recovered.corrupt}")
                 made.checkpoint(self._layout.filesystem, recovered.place, store.next_number)
-                _compare(salvaged.catalog, catalog)
+                _compare(salvaged.catalog, made)
             except BaseException:
                 made.close()
                 shutil.rmtree(catalog, ignore_errors=True)
@@ -274,9 +274,9 @@ def _truth(rows: Iterator[Row]) -> Iterator[Row]:
             yield row
 
 
-def _compare(salvaged: Path, made: Path) -> None:
+def _compare(salvaged: Path, made: Catalog) -> None:
     """Raises IntegrityError unless both have the same rows."""
-    with checkpoint_of(salvaged) as (_, wanted), checkpoint_of(made) as (_, found):
+    with checkpoint_of(salvaged) as (_, wanted), made.last_checkpoint() as (_, found):
         for one, other in zip_longest(_truth(wanted), _truth(found)):
             if one != other:
                 raise IntegrityError("the new log gives back other rows than were written to it")
