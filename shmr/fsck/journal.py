@@ -78,6 +78,12 @@ class _Log:
             else:
                 whole = [reach for reach in reaches.values() if reach.place is not None]
                 needed, place = (whole[0].end, whole[0].place) if whole else (-1, None)
+            if place is not None:
+                # Without the frame that ends it, a copy is as good as one that was cut there.
+                reaches = {
+                    index: reach if reach.place is not None else reach._replace(end=-1)
+                    for index, reach in reaches.items()
+                }
             found += self._judged(segment, reaches, needed, Kind.SNAPSHOT_DAMAGED)
             if after <= segment.number:
                 return place, found
@@ -210,7 +216,7 @@ class _Log:
             yield Finding(Kind.COPY_MISSING, message, Where(segment=segment.number), REMEDY)
         for index, reach in reaches.items():
             drive = self._store.drives[index].label
-            where = Where(drive, segment.number, offset=reach.end)
+            where = Where(drive, segment.number, offset=max(0, reach.end))
             label = f"{segment.name} on {drive}"
             if reach.error is not None:
                 yield Finding(Kind.SEGMENT_UNREADABLE, f"{label}: {reach.error}", where, REMEDY)
@@ -221,8 +227,10 @@ class _Log:
                 message = f"{label}: it has {reach.size} bytes, and {needed} are in use"
                 yield Finding(Kind.SEGMENT_SHORT, message, where, REMEDY)
             elif reach.end != needed:
-                upto = f", and {needed} are in use" if needed >= 0 else ", and no end is there"
-                message = f"{label}: its headers can be followed up to {reach.end}{upto}"
+                message = f"{label}: its headers can be followed up to {reach.end}"
+                message += f", and {needed} are in use"
+                if min(reach.end, needed) < 0:
+                    message = f"{label}: the frame that ends the snapshot is not there"
                 yield Finding(kind, message, where, REMEDY)
 
 

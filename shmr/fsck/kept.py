@@ -7,6 +7,7 @@ finding: the next shift tidies up.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -55,8 +56,9 @@ def _found(view: View, notes: list[str]) -> Iterator[Finding]:
     held = next(view.reading.states(_HELD), None) is not None
     if held and not view.mounted:
         notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
-    for pool in view.archives:
-        wanted = least[pool.pool] + 1 if pool.pool in least and not held else 0
+    # Whoever settles it keeps a new one, and what is there may be half of that.
+    for pool in view.archives if not held else ():
+        wanted = least[pool.pool] + 1 if pool.pool in least else 0
         yield from _in_pool(view.filesystem, pool, wanted)
 
 
@@ -72,8 +74,9 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
             label = drive.label
             yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, str(error), Where(label), KEEP)
     whole = {drive_id: set(_whole(some)) for drive_id, some in files.items()}
-    every = set().union(*whole.values())
-    newest = max(every, key=lambda numbers: numbers[0], default=())
+    counts = Counter(one for some in whole.values() for one in some)
+    needed = min(wanted - len(pool.missing), len(pool.drives))
+    newest = max(counts, key=lambda one: (counts[one] >= needed, one), default=())
     for drive_id, some in files.items():
         label = pool.drives[drive_id].label
         if newest in whole[drive_id] or not some:
@@ -84,8 +87,8 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
                 message = f"{name} on {label} is not whole, or not all of its snapshot is there"
                 yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, message, Where(label, number), KEEP)
                 break
-    count = sum(newest in some for some in whole.values()) if newest else 0
-    if count < min(wanted, len(pool.drives)) and count + len(pool.missing) < wanted:
+    count = counts[newest]
+    if count < needed:
         message = (
             f"pool {pool.name!r}: {count} of its drives have a whole copy of the same snapshot, "
             f"and {wanted} should"

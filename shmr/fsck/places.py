@@ -12,6 +12,7 @@ Headers, footers, lengths and names are read; no byte of a file is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from shmr.errors import IntegrityError
 from shmr.fsck.archive import Fragments
@@ -20,7 +21,7 @@ from shmr.fsck.journal import journal_findings
 from shmr.fsck.kept import kept_findings
 from shmr.fsck.naming import named
 from shmr.fsck.opening import View
-from shmr.fsck.segments import DataSegments
+from shmr.fsck.segments import DataSegments, rescanned
 from shmr.fsck.superblocks import superblock_findings
 
 
@@ -31,6 +32,8 @@ def places(view: View, notes: list[str] | None = None) -> Iterator[Finding]:
     Raises DriveError where a drive of the workspace cannot be listed.
     """
     notes = [] if notes is None else notes
+    # Whoever has the volume open may not know yet what is gone from the drives.
+    view = replace(view, store=rescanned(view.store))
     segments, fragments = DataSegments(view), Fragments(view)
     parts = (
         superblock_findings(view),

@@ -336,4 +336,5 @@ def rescanned(store: SegmentStore) -> SegmentStore:
     """The segments that are there now. Raises DriveError, SetupError."""
     now = SegmentStore(store.filesystem, store.drives, store.copies, 0, lambda: 0)
     now.scan()
+    now.next_number = max(now.next_number, store.next_number)
     return now
