@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from shmr.cli.progress import Progress, stop_asked
 from shmr.cli.show import as_json, table
@@ -13,8 +13,11 @@ from shmr.errors import SetupError
 from shmr.units import format_size, parse_size
 
 if TYPE_CHECKING:
+    from shmr.archive.exposure import AtRisk
     from shmr.service.drives.rehousing import Rehoused
     from shmr.service.following import Stop, Watcher
+
+D = TypeVar("D")
 
 
 class Asked(TypedDict):
@@ -54,17 +57,7 @@ def watch(name: str, arguments: argparse.Namespace, call: Callable[[Asked], Reho
 
     Raises SetupError where something was left, KeyboardInterrupt where it was stopped.
     """
-    if arguments.dry_run:
-        done = call(Asked(dry_run=True, limit_rate=arguments.limit_rate, watcher=None, stop=_never))
-    else:
-        with stop_asked() as stop, Progress(name, 0) as progress:
-
-            def show(phase: str, size: int, total: int) -> None:
-                progress.update(size, total_bytes=total, note=phase)
-
-            done = call(
-                Asked(dry_run=False, limit_rate=arguments.limit_rate, watcher=show, stop=stop)
-            )
+    done = followed(name, arguments, call)
     print(as_json(done) if arguments.json else report(done))
     if done.stopped:
         print("stopped; run it again to go on", file=sys.stderr)
@@ -72,6 +65,18 @@ def watch(name: str, arguments: argparse.Namespace, call: Callable[[Asked], Reho
     if not done.is_complete:
         what = "can be" if done.dry_run else "could be"
         raise SetupError(f"not all {what} done; see the report")
+
+
+def followed(name: str, arguments: argparse.Namespace, call: Callable[[Asked], D]) -> D:
+    """Make a long call, with a progress bar where it is no dry run."""
+    if arguments.dry_run:
+        return call(Asked(dry_run=True, limit_rate=arguments.limit_rate, watcher=None, stop=_never))
+    with stop_asked() as stop, Progress(name, 0) as progress:
+
+        def show(phase: str, size: int, total: int) -> None:
+            progress.update(size, total_bytes=total, note=phase)
+
+        return call(Asked(dry_run=False, limit_rate=arguments.limit_rate, watcher=show, stop=stop))
 
 
 def _never() -> bool:
@@ -93,7 +98,15 @@ def report(done: Rehoused) -> str:
         lines.append(f"{done.left} {'would be' if done.dry_run else 'are'} left to be done")
     if done.shortage:
         lines.append(f"no place: {done.shortage}")
+    lines += [f"a drive failed, and was given nothing more: {failed}" for failed in done.failed]
+    if done.risk_left:
+        would = "would still be" if done.dry_run else "still"
+        lines.append(f"{would} at risk, by drives that may be lost: {_risks(done.risk_left)}")
     if done.drives:
         rows = ((d.label, format_size(d.write_bytes), str(d.zones_left)) for d in done.drives)
         lines.append(table(("DRIVE", ">WRITTEN", ">ZONES LEFT"), rows))
     return "\n".join([*lines, *done.lost, *done.advice])
+
+
+def _risks(risks: Iterable[AtRisk]) -> str:
+    return ", ".join(map(str, risks))

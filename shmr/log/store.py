@@ -21,6 +21,11 @@ _NAME = re.compile(r"(journal|data|snapshot)-(\d{12})")
 _OPEN_MAX = 256
 
 
+def is_segment(name: str) -> bool:
+    """Is it the name of a segment's file?"""
+    return _NAME.fullmatch(name) is not None
+
+
 def segment_name(stream: int, number: int) -> str:
     return f"{Stream(stream).name.lower()}-{number:012}"
 

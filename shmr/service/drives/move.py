@@ -45,17 +45,20 @@ def drive_drain(
     limit_rate: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
+    lost: bool = False,
 ) -> Rehoused:
     """Every fragment of a drive goes elsewhere, and nothing comes to it any more.
 
     `drive` is a path of the config, or the beginning of an id. One that is missing is rebuilt from
-    the others. `limit_rate` is in bytes per second.
+    the others. `limit_rate` is in bytes per second. `lost`: what is on the drive counts as lost,
+    also where it can be read, in what is told of the risk.
     Raises SetupError, DriveError, NoSpace, IntegrityError; what was moved stays moved.
     """
     config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
     with unmounted(config, read_only=dry_run) as (volume, pools):
         found = find_drive(volume, pools, drive, config)
-        return _empty("drain", config, volume, pools, found, terms)
+        name = "rebuild" if lost else "drain"
+        return _empty(name, config, volume, pools, found, terms, lost=lost)
 
 
 def drive_replace(
@@ -67,13 +70,15 @@ def drive_replace(
     limit_rate: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
+    lost: bool = False,
 ) -> Rehoused:
     """What is on drive `old`, there or not, goes to `new`; then `old` leaves the pool.
 
     `new` is a path of the config: a drive of the pool, or an empty directory, which is added.
-    Raises as `drive_drain` does.
+    `lost` is as of `drive_drain`. Raises as `drive_drain` does.
     """
     config, terms = load(config_path), Terms(watcher, stop, limit_rate, dry_run)
+    name = "rebuild" if lost else "replace"
     pool_entry, entry = configured(config, new)
     with unmounted(besides(config, entry), read_only=dry_run) as (volume, pools):
         try:
@@ -86,14 +91,14 @@ def drive_replace(
         if dry_run:
             with _imagined(config, volume, found.pool, entry) as (pool, place):
                 found = replace(found, pool=pool)
-                return _empty("replace", config, volume, pools, found, terms, onto=place)
+                return _empty(name, config, volume, pools, found, terms, onto=place, lost=lost)
         add(config, volume, pools, pool_entry, entry)
     with unmounted(config, read_only=False) as (volume, pools):
         onto = _at(volume, entry)
         if onto is None:
             raise SetupError(f"{entry.path}: cannot be used; see the warnings")
         found = find_drive(volume, pools, found.drive.hex(), config)
-        done = _empty("replace", config, volume, pools, found, terms, onto=onto)
+        done = _empty(name, config, volume, pools, found, terms, onto=onto, lost=lost)
         if not done.is_complete or not found.member:
             return done
         return replace(done, advice=(leave(volume, found),))
@@ -179,6 +184,7 @@ def _empty(
     terms: Terms,
     *,
     onto: bytes | None = None,
+    lost: bool = False,
 ) -> Rehoused:
     """Move all fragments off a drive, which is marked first."""
     pool = found.pool
@@ -191,7 +197,7 @@ def _empty(
         pool = replace(pool, states={**pool.states, found.drive: DriveState.DRAIN})
     others = [one for one in pools if one.id != pool.id]
     with Job(name, config, volume, [*others, pool], terms) as job:
-        whole = whole_now(volume)
+        whole = whole_now(volume, without=found.drive if lost else None)
         job.watch(pool, whole)
         # What the drive that takes its place cannot have goes to the others.
         for target in (None,) if onto is None else (onto, None):

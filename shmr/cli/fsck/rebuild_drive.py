@@ -1,0 +1,69 @@
+"""`shmr-fsck rebuild-drive`: what was on a lost drive, written anew."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shmr.cli.jobs import add_options, followed, report
+from shmr.cli.show import as_json
+
+if TYPE_CHECKING:
+    from shmr.service.drives.rehousing import Rehoused
+
+_DESCRIPTION = """\
+Write everything that was on an archive drive anew, from the others: on these, or on a new drive.
+What is closest to loss comes first. The drive may be lost, or still be there and failing. Stopped
+with Ctrl-C or killed, it goes on where it was when it is run again. Of a mirrored workspace a drive
+that was lost is copied anew to an empty directory in its place.
+"""
+_EPILOG = """\
+example:
+  shmr-fsck rebuild-drive /etc/shmr/media.yaml /mnt/smr3 --onto /mnt/smr7
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "rebuild-drive",
+        help="write anew what was on a lost drive",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration")
+    parser.add_argument(
+        "drive", metavar="DRIVE", help="a path that the config has, or the beginning of an id"
+    )
+    parser.add_argument(
+        "--onto",
+        metavar="PATH",
+        type=Path,
+        help="all on this drive: an empty directory that the config names, or a drive of the pool",
+    )
+    add_options(parser.add_argument)
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from shmr.fsck.rebuild_drive import rebuild_drive
+
+    done = followed(
+        "rebuild",
+        parsed,
+        lambda asked: rebuild_drive(parsed.config, parsed.drive, onto=parsed.onto, **asked),
+    )
+    print(as_json(done) if parsed.json else report(done))
+    return int(exit_code(done))
+
+
+def exit_code(done: Rehoused) -> int:
+    """0: nothing was to be done; 1: all is written anew; 4: something is left; 32: stopped."""
+    from shmr.fsck.findings import Exit
+
+    if done.stopped:
+        return Exit.INTERRUPTED
+    if not done.is_complete:
+        return Exit.LEFT
+    return Exit.REPAIRED if done.moved and not done.dry_run else Exit.CLEAN
