@@ -32,7 +32,7 @@ from shmr.core.shown import SHOWN_MAX, shown
 from shmr.drive.calls import sync_filesystem
 from shmr.errors import SetupError
 from shmr.format.rows import NAME_MAX, Inode
-from shmr.fsck.contents import Data, Hole, Losses, Lost, Part
+from shmr.fsck.contents import Data, Losses, Lost, Part
 from shmr.fsck.dress import Xattr, dress, dress_link, permitted
 from shmr.fsck.findings import Finding, Kind, Where
 from shmr.fsck.scratch import DIRECTORY, Scratch
@@ -216,14 +216,12 @@ class Extractor:
                 os.unlink(made, dir_fd=inside)
 
     def _fill(self, fd: int, inode: Inode, parts: Iterable[Part], losses: Losses) -> bool:
-        """Write what there is of a file; False if that is nothing. Raises OSError, Stopped."""
+        """Write what there is of a file; False if that is not a byte. Raises OSError, Stopped."""
         got = False
         for part in parts:
             if isinstance(part, Lost):
                 losses.add(part)
-            elif isinstance(part, Hole):
-                got = True
-            else:
+            elif isinstance(part, Data):
                 got = True
                 self._store(fd, part)
             if self._stop():
