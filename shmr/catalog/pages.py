@@ -1,9 +1,13 @@
 """Are the pages of a compacted copy what LMDB itself would have written? Asked of the file.
 
-LMDB reads rows from pages whose headers are bent, and only fails when it has to write one of them:
-then no mount gets further, and each next one neither. A compacted copy has its pages in one order:
-those of each table together, a page behind its children, the tables as the table of tables has
-them. So one pass over the headers compares them all with what the tables' records say.
+That every row is there and verifies is not enough. LMDB reads rows from pages whose headers are
+bent, and fails only when it has to write one of them: then no mount gets further, and each next one
+neither. And a bent key of a branch sends whoever looks a row up to where it is not, though whoever
+walks along the leaves sees it.
+
+A compacted copy has its pages in one order: those of each table together, a page behind its
+children, the tables as the table of tables has them. So one pass compares them all with what the
+tables' records say, and needs to remember no more than the way down.
 
 The layout is that of `struct MDB_page`, `MDB_node` and `MDB_db` of LMDB 0.9 on a 64-bit machine.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +24,14 @@ from typing import Any, NamedTuple
 _PAGE = 4096
 _HEADER = struct.Struct("<QHHHH")
 _RECORD = struct.Struct("<IHHQQQQQ")
-_NODE = struct.Struct("<HHH")
+_NODE = struct.Struct("<HHHH")
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
 _METAS = 2
 _NO_ROOT = 2**64 - 1
+
+
+class _Bent(Exception):
+    """The page, or what its parent or the record of its table says of it, is not as it must be."""
 
 
 class _Record(NamedTuple):
@@ -38,6 +47,14 @@ class _Record(NamedTuple):
     root: int
 
 
+class _Span(NamedTuple):
+    """The lowest and the highest key below a page, and how many levels there are, its own too."""
+
+    lowest: bytes
+    highest: bytes
+    depth: int
+
+
 def well_formed(data: Path, records: Iterator[tuple[bytes, bytes]]) -> bool:
     """Is every page of the file a page of the table that it has to be of?
 
@@ -47,64 +64,98 @@ def well_formed(data: Path, records: Iterator[tuple[bytes, bytes]]) -> bool:
     if size % _PAGE or size <= _METAS * _PAGE:
         return False
     with open(data, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-        page, end = _METAS, size // _PAGE
-        for _, value in records:
-            if len(value) != _RECORD.size:
-                return False
-            record = _Record(*_RECORD.unpack(value))
-            behind = _behind(content, page, end, record)
-            if behind is None:
-                return False
-            page = behind
-        return page == end - 1 and _kind(content, page) == _LEAF
+        pages = _Pages(content)
+        try:
+            for _, value in records:
+                if len(value) != _RECORD.size:
+                    return False
+                pages.take(_Record(*_RECORD.unpack(value)))
+            return pages.next == size // _PAGE - 1 and pages.kind(pages.next) == _LEAF
+        except _Bent:
+            return False
 
 
-def _behind(content: Any, page: int, end: int, record: _Record) -> int | None:
-    """The page behind those of a table that begins at `page`; None if they are not as it says."""
-    if record.padding or record.flags:
-        return None
-    if record.root == _NO_ROOT:
-        return None if any(record[2:7]) else page
-    counts = {_BRANCH: 0, _LEAF: 0, _OVERFLOW: 0}
-    while page <= record.root:
-        kind = _kind(content, page)
-        if page >= end or kind is None:
-            return None
-        pages = 1 if kind != _OVERFLOW else _overflowing(content, page)
-        counts[kind] += pages
-        page += pages
-    told = {_BRANCH: record.branches, _LEAF: record.leaves, _OVERFLOW: record.overflow}
-    if page != record.root + 1 or counts != told or _depth(content, record) != record.depth:
-        return None
-    return page
+class _Pages:
+    """The pages of a file; `next` is the first that no table has yet."""
 
+    def __init__(self, content: Any) -> None:
+        self.next = _METAS
+        self._content = content
+        self._count = len(content) // _PAGE
 
-def _kind(content: Any, page: int) -> int | None:
-    """What kind of page it is; None if its header is none."""
-    if (page + 1) * _PAGE > len(content):
-        return None
-    number, _, kind, lower, upper = _HEADER.unpack_from(content, page * _PAGE)
-    if number != page or kind not in (_BRANCH, _LEAF, _OVERFLOW):
-        return None
-    if kind == _OVERFLOW:
-        return kind if _overflowing(content, page) else None
-    bounded = _HEADER.size < lower <= upper <= _PAGE and not lower % 2
-    return kind if bounded else None
+    def take(self, record: _Record) -> None:
+        """The pages of a table. Raises _Bent."""
+        if record.padding or record.flags:
+            raise _Bent
+        if record.root == _NO_ROOT:
+            if any(record[2:7]):
+                raise _Bent
+            return
+        counts: Counter[int] = Counter()
+        spans: dict[int, _Span] = {}
+        while self.next <= record.root:
+            kind, length = self.kind(self.next), 1
+            if kind == _OVERFLOW:
+                length = self._overflowing(self.next)
+            else:
+                spans[self.next] = self._span(self.next, kind, spans)
+            counts[kind] += length
+            self.next += length
+        told = {_BRANCH: record.branches, _LEAF: record.leaves, _OVERFLOW: record.overflow}
+        if any(counts[kind] != count for kind, count in told.items()):
+            raise _Bent
+        top = spans.pop(record.root, None)
+        if spans or top is None or top.depth != record.depth:
+            raise _Bent
 
+    def kind(self, page: int) -> int:
+        """Raises _Bent if there is no such page, or its header is none."""
+        if page >= self._count:
+            raise _Bent
+        number, _, kind, lower, upper = _HEADER.unpack_from(self._content, page * _PAGE)
+        if number != page or kind not in (_BRANCH, _LEAF, _OVERFLOW):
+            raise _Bent
+        bounded = _HEADER.size < lower <= upper <= _PAGE and not lower % 2
+        if not (self._overflowing(page) if kind == _OVERFLOW else bounded):
+            raise _Bent
+        return int(kind)
 
-def _overflowing(content: Any, page: int) -> int:
-    """How many pages the value takes that begins here."""
-    return int.from_bytes(content[page * _PAGE + 12 : page * _PAGE + 16], "little")
+    def _overflowing(self, page: int) -> int:
+        """How many pages the value takes that begins here."""
+        return int.from_bytes(self._content[page * _PAGE + 12 : page * _PAGE + 16], "little")
 
-
-def _depth(content: Any, record: _Record) -> int:
-    """How many pages there are from the root down to a leaf, along the first children."""
-    page, depth = record.root, 1
-    while depth <= record.depth and _kind(content, page) == _BRANCH:
+    def _span(self, page: int, kind: int, spans: dict[int, _Span]) -> _Span:
         base = page * _PAGE
-        at = int.from_bytes(content[base + _HEADER.size : base + _HEADER.size + 2], "little")
-        if at + _NODE.size > _PAGE:
-            return 0
-        low, middle, high = _NODE.unpack_from(content, base + at)
-        page, depth = low | middle << 16 | high << 32, depth + 1
-    return depth
+        lower = int.from_bytes(self._content[base + 12 : base + 14], "little")
+        count = (lower - _HEADER.size) // 2
+        places = struct.unpack_from(f"<{count}H", self._content, base + _HEADER.size)
+        if kind == _LEAF:
+            # Whoever reads the rows sees whether those between are in order.
+            return _Span(self._node(base, places[0])[1], self._node(base, places[-1])[1], 1)
+        below: _Span | None = None
+        for place in places:
+            child, key = self._node(base, place)
+            span = spans.pop(child, None)
+            if span is None:
+                raise _Bent
+            if below is None:
+                # The first key means nothing: whatever is lower goes there.
+                below = span
+                continue
+            if not below.highest < key <= span.lowest or span.depth != below.depth:
+                raise _Bent
+            below = _Span(below.lowest, span.highest, span.depth)
+        if below is None:
+            raise _Bent
+        return below._replace(depth=below.depth + 1)
+
+    def _node(self, base: int, place: int) -> tuple[int, bytes]:
+        """The page that a node leads to, if it is one of a branch, and its key."""
+        if place + _NODE.size > _PAGE:
+            raise _Bent
+        low, middle, high, length = _NODE.unpack_from(self._content, base + place)
+        start = place + _NODE.size
+        if start + length > _PAGE:
+            raise _Bent
+        key = bytes(self._content[base + start : base + start + length])
+        return low | middle << 16 | high << 32, key

@@ -46,14 +46,13 @@ def with_a_bit_flipped(path: Path, offset: int, bit: int) -> None:
     (path / store.DATA).write_bytes(content)
 
 
-def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
-    tmp_path: Path,
-) -> None:
-    """With the flag of a value's own pages, a leaf's rows all verify, and each commit fails."""
-    path = tmp_path / "catalog"
+def catalog_with_branches(path: Path) -> dict[int, int]:
+    """With more rows than a page has, and a value with pages of its own.
+
+    Returns where a page of each kind begins: 1 is a branch, 2 a leaf, 4 a long value.
+    """
     catalog = Catalog(path)
-    # More than a page has, so that there are branches, and a value with pages of its own.
-    rows = [Row(Table.XATTR, key_named(1, b"%d" % n), encode_number(n)) for n in range(1000)]
+    rows = [Row(Table.XATTR, key_named(1, b"%04d" % n), encode_number(n)) for n in range(1000)]
     catalog.apply([*rows, Row(Table.XATTR, key_named(2, b"long"), bytes(9000))])
     catalog.checkpoint(bytes(16), Place(1, 0, 64, 1, 0), 2)
     catalog.close()
@@ -66,10 +65,37 @@ def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
         kind = compact[base + 10]
         first.setdefault(kind, base)
         page += int.from_bytes(compact[base + 12 : base + 16], "little") if kind == 4 else 1
-    assert set(first) == {1, 2, 4}
-    for kind, base in first.items():
+    return first
+
+
+def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
+    tmp_path: Path,
+) -> None:
+    """With the flag of a value's own pages, a leaf's rows all verify, and each commit fails."""
+    path = tmp_path / "catalog"
+    pages = catalog_with_branches(path)
+    assert set(pages) == {1, 2, 4}
+    for kind, base in pages.items():
         bit = 2 if kind != 4 else 3
         with_a_bit_flipped(path, base + 10, bit)
         assert not examine(path, in_child=True), kind
         with_a_bit_flipped(path, base + 10, bit)
+    assert examine(path, in_child=False)
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_a_row_that_is_there_and_not_found_makes_the_catalog_doubtful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """A key of a branch leads astray who looks a row up, and not who goes along the leaves."""
+    path = tmp_path / "catalog"
+    base = catalog_with_branches(path)[1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free, 0, free))
+    content = (path / store.DATA).read_bytes()
+    second = base + int.from_bytes(content[base + 18 : base + 20], "little")
+    length = int.from_bytes(content[second + 6 : second + 8], "little")
+    for at in (second + 8, second + 8 + length - 1):
+        with_a_bit_flipped(path, at, 3)
+        assert not examine(path, in_child=False), at
+        with_a_bit_flipped(path, at, 3)
     assert examine(path, in_child=False)

@@ -111,7 +111,7 @@ class _Forking:
 
 def pool_drives(world: World, copies: int) -> tuple[PoolDrives, ...]:
     """The drives of `world`, pool by pool, as a configuration names them."""
-    drives = world.drives
+    drives = world.drives[: copies + sum(k + m + 1 for _, k, m in SCHEMES)]
     pools = [PoolDrives("work", tuple(drives[:copies]), copies - 1)]
     at = copies
     for name, k, m in SCHEMES:
@@ -448,6 +448,7 @@ def look(
         tolerant = Tolerant(volume)
         try:
             found = tree_of(tolerant)
+            _look_up(volume)
         except (IntegrityError, DriveError) as error:
             return Seen(error=f"{type(error).__name__}: {error}", read_only=why)
         _compare(subject, volume, found, tolerant.refused, told=bool(why))
@@ -476,6 +477,22 @@ def _compare(
         if not nearest or len(wrong) < len(nearest):
             nearest = wrong
     raise Wrong("\n".join(nearest[:10]))
+
+
+def _look_up(volume: Volume) -> None:
+    """What a listing shows is found by its name too. Raises Wrong, IntegrityError."""
+    waiting = [ROOT]
+    while waiting:
+        directory = waiting.pop()
+        for name, inode, _ in volume.names.entries(directory, 0):
+            try:
+                found = volume.names.lookup(directory, name)
+            except Refused as refused:
+                raise Wrong(f"{name!r} is listed in inode {directory}: {refused}") from refused
+            if found != inode or volume.attributes.get(inode.number) != inode:
+                raise Wrong(f"{name!r} in inode {directory} is {found}, listed as {inode}")
+            if stat.S_ISDIR(inode.mode):
+                waiting.append(inode.number)
 
 
 def _number_of(volume: Volume, path: bytes) -> int:
