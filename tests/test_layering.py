@@ -30,9 +30,9 @@ LAYERS = {
     "fuse": 5,
     "archive": 5,
     "service": 6,
-    "testing": 6,
     "fsck": 7,
     "cli": 8,
+    "testing": 8,
 }
 # Decisions are made over the values that formats define; no format knows of a decision.
 WITHIN_A_LAYER = {("core", "format")}
