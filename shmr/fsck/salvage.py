@@ -27,7 +27,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,7 +49,8 @@ from shmr.fsck.footers import SEGMENT_MAX, Footers
 from shmr.fsck.losses import Losses
 from shmr.fsck.untrusted import OnlyRead, Sifter, SnapshotCopies
 from shmr.log import snapshot, walk
-from shmr.log.store import SegmentStore
+from shmr.log.store import Segment, SegmentStore
+from shmr.service.following import Stop, Watcher, nobody_stops
 from shmr.volume.holds import hold_rows, release_rows
 from shmr.volume.namespace import FIRST_COOKIE
 from shmr.volume.recover import recover
@@ -135,6 +136,8 @@ def salvage(
     into: Path,
     *,
     until: Place | None = None,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
 ) -> Salvaged:
     """Make a catalog in the directory `into`, which is not there yet, from drives alone.
 
@@ -142,13 +145,14 @@ def salvage(
     journal is replayed up to that place, which is known durable, and no further; nothing else than
     the journal is taken then.
 
-    Raises SetupError where nothing is found, or `until` cannot be reached; DriveError. Nothing is
-    at `into` then.
+    Raises SetupError where nothing is found, or `until` cannot be reached; DriveError; and
+    KeyboardInterrupt where somebody wants it to `stop`. Nothing is at `into` then.
     """
     into.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{into.name}.", dir=into.parent))
     try:
-        salvaged = _Salvage(filesystem, workspace, archive, work).run(into, until)
+        progress = _Progress(watcher, stop)
+        salvaged = _Salvage(filesystem, workspace, archive, work, progress).run(into, until)
         os.rename(work / _CATALOG, into)
         return salvaged
     finally:
@@ -172,6 +176,26 @@ class _Found(NamedTuple):
     """Segments above this number are newer than the rows."""
 
 
+@dataclass(slots=True)
+class _Progress:
+    """Tells whoever watches, and stops where somebody wants that."""
+
+    watcher: Watcher | None
+    stop: Stop
+    phase: str = ""
+    total: int = 0
+
+    def begin(self, phase: str, total: int) -> None:
+        self.phase, self.total = phase, total
+
+    def __call__(self, done: int) -> None:
+        """Raises KeyboardInterrupt."""
+        if self.stop():
+            raise KeyboardInterrupt
+        if self.watcher is not None:
+            self.watcher(self.phase, min(done, self.total), self.total)
+
+
 class _Salvage:
     """One run. The catalog is made in the directory `work`."""
 
@@ -181,7 +205,9 @@ class _Salvage:
         workspace: Sequence[Drive],
         archive: Mapping[bytes, Drive],
         work: Path,
+        progress: _Progress,
     ) -> None:
+        self._progress = progress
         self._filesystem = filesystem
         drives = [
             *(OnlyRead(drive) for drive in workspace),
@@ -235,7 +261,7 @@ class _Salvage:
     def _from_journal(self, until: Place | None) -> _Found | None:
         if not self._store.of_stream(Stream.JOURNAL):
             return None
-        sifter = Sifter()
+        sifter = self._sifter("journal", self._store.segments.values())
         try:
             recovered = recover(
                 self._store, self._path, read_only=True, in_child=False, sift=sifter, until=until
@@ -253,9 +279,14 @@ class _Salvage:
         self._notes += recovered.report
         return _Found(catalog, Source.JOURNAL, recovered.place, corrupt=recovered.corrupt)
 
+    def _sifter(self, phase: str, segments: Iterable[Segment]) -> Sifter:
+        of_rows = (segment for segment in segments if segment.stream != Stream.DATA)
+        self._progress.begin(phase, sum(segment.size_bytes for segment in of_rows))
+        return Sifter(self._progress)
+
     def _from_snapshot(self, one: snapshot.Snapshot) -> _Found | None:
         """All rows of a snapshot; None where a frame verifies on no drive."""
-        sifter = Sifter()
+        sifter = self._sifter("snapshot", one.segments)
         first = one.segments[0].number
         opening = walk.opening_of(self._store.copies_of(first), self._filesystem, first)
         if opening is None:
@@ -358,13 +389,16 @@ class _Salvage:
 
     def _fill(self, filling: Filling, above: int) -> None:
         """What was archived since, oldest first: what is newer counts."""
+        newer = [number for number in self._footers.segments() if number > above]
+        self._progress.begin("footers", 2 * len(newer))
         order = []
-        for number in self._footers.segments():
-            if number > above:
-                told = self._footers.tell(number)
-                if told is not None:
-                    order.append(told.order)
-        for _, number in sorted(order):
+        for done, number in enumerate(newer):
+            self._progress(done)
+            told = self._footers.tell(number)
+            if told is not None:
+                order.append(told.order)
+        for done, (_, number) in enumerate(sorted(order), len(newer)):
+            self._progress(done)
             told = self._footers.tell(number)
             if told is None:
                 continue

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from shmr.drive.seam import Buffer, Capacity, Drive, DriveFile
@@ -41,19 +41,28 @@ MARKS_MAX = 1 << 18
 """Rows of ORPHAN and REAP, which a catalog has in memory."""
 SEGMENTS_MAX = 1 << 19
 """Segments that extents refer to, of which a catalog has a count each."""
+_ROW_BYTES = 6
+"""What a row takes in a frame besides key and value."""
 _SNAPSHOT = re.compile(r"snapshot-\d{12}")
 
 
 class Sifter:
-    """Lets rows through that hold; `left_out` counts the others, by table."""
+    """Lets rows through that hold; `left_out` counts the others, by table.
 
-    def __init__(self) -> None:
+    `told` is given the bytes of all rows so far, for each frame of them.
+    """
+
+    def __init__(self, told: Callable[[int], None]) -> None:
         self.left_out: Counter[str] = Counter()
+        self._told = told
+        self._bytes = 0
         self._marks: set[tuple[int, bytes]] = set()
         self._segments: set[int] = set()
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
+        self._told(self._bytes)
         for row in rows:
+            self._bytes += _ROW_BYTES + len(row.key) + len(row.value or b"")
             try:
                 self._check(*row)
             except IntegrityError:
