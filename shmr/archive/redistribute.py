@@ -116,6 +116,41 @@ def plan_emptying(
     return _placed(rows, [(number, index, drive) for number, index in wanted], room, among)
 
 
+def plan_mending(
+    rows: Rows,
+    wanted: Iterable[tuple[int, int]],
+    facts: Iterable[DriveFacts],
+    *,
+    same_device: bool = False,
+    whole: Whole,
+) -> Plan:
+    """These fragments (segment and index) are written anew, those of what is closest to loss first.
+
+    On other drives, or on their own where no other can take them. `whole` are those that need not
+    be.
+    """
+    room = _Room(facts, same_device=same_device, reserve=True)
+    now, steps = dict(rows), list[Step]()
+    left, shortage = 0, None
+    for number, index in sorted(
+        wanted, key=lambda one: (left_of(one[0], rows[one[0]], whole), one)
+    ):
+        archived = now[number]
+        drive = archived.fragments[index].drive
+        found = room.find(number, archived, drive)
+        if isinstance(found, Shortage):
+            own = room.facts.get(drive)
+            if own is None or own.free_zones <= 0:
+                left += 1
+                shortage = shortage or f"segment {number}: {found}"
+                continue
+            found = drive
+        room.take(found)
+        now[number] = rehoused(archived, index, found)
+        steps.append(Step(number, index, found, length_of(archived)))
+    return Plan(tuple(steps), left, shortage)
+
+
 def plan_parity(
     rows: Rows, m: int, facts: Iterable[DriveFacts], *, same_device: bool = False
 ) -> Plan:

@@ -25,6 +25,7 @@ from shmr.fsck.opening import View
 from shmr.fsck.segments import rescanned
 from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.replay import Journal
+from shmr.volume.damage import PREFIX, damaged
 
 BATCH = 256
 """Segments whose fragments are looked at side by side."""
@@ -57,10 +58,23 @@ class Fragments:
         with ThreadPoolExecutor(max(1, len(self._there)), "check") as threads:
             while some := list(islice(rows, BATCH)):
                 yield from self._batch(threads, some)
+        yield from self._noted()
         yield from self._missing_drives()
         yield from self._strays()
         if self._readable:
             self.lost += self._lost_files()
+
+    def damaged(self) -> Iterator[tuple[int, int]]:
+        """Segment and index of every fragment that is not as it should be, on drives that are
+        there: all that `findings` tells of, however many. Raises IntegrityError."""
+        rows = self._reading.archived_segments()
+        with ThreadPoolExecutor(max(1, len(self._there)), "check") as threads:
+            while some := list(islice(rows, BATCH)):
+                found = self._looked(threads, [row for row in some if self._lives(row[0])])
+                for number, healths in found.items():
+                    for index, health in enumerate(healths):
+                        if health is not None and health.kind is not None:
+                            yield number, index
 
     # -- fragments --------------------------------------------------------------------------
 
@@ -155,6 +169,17 @@ class Fragments:
             where = Where(label, number, index, generation)
             remedy = ANEW.format(index, number) if restorable else None
             yield Finding(kind, message, where, remedy)
+
+    def _noted(self) -> Iterator[Finding]:
+        """Fragments of which reads found damaged units, while the filesystem was mounted."""
+        for one, units in damaged(self._reading.states(PREFIX)).items():
+            name = FragmentName(*one[1:])
+            if one.drive in self._there and self._is_named(one.drive, name):
+                label = self._view.fragments.label(one.drive)
+                message = f"{name.file} on {label}: reads found {units} of its units damaged"
+                where = Where(label, one.segment, one.fragment, one.generation)
+                remedy = ANEW.format(one.fragment, one.segment)
+                yield Finding(Kind.UNIT_DAMAGED, message, where, remedy)
 
     def _missing_drives(self) -> Iterator[Finding]:
         """One finding for each drive that is not there, with what was on it."""
