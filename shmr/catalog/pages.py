@@ -27,6 +27,8 @@ _RECORD = struct.Struct("<IHHQQQQQ")
 _NODE = struct.Struct("<HHHH")
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
 _METAS = 2
+_META_AT = 16
+"""Where `struct MDB_meta` begins in its page."""
 _NO_ROOT = 2**64 - 1
 
 
@@ -66,11 +68,18 @@ def well_formed(data: Path, records: Iterator[tuple[bytes, bytes]]) -> bool:
     with open(data, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
         pages = _Pages(content)
         try:
+            count = 0
             for _, value in records:
                 if len(value) != _RECORD.size:
                     return False
                 pages.take(_Record(*_RECORD.unpack(value)))
-            return pages.next == size // _PAGE - 1 and pages.kind(pages.next) == _LEAF
+                count += 1
+            top = _Record(0, 0, 1, 0, 1, 0, count, pages.next)
+            return (
+                pages.next == size // _PAGE - 1
+                and pages.kind(pages.next) == _LEAF
+                and pages.top() == top
+            )
         except _Bent:
             return False
 
@@ -82,6 +91,14 @@ class _Pages:
         self.next = _METAS
         self._content = content
         self._count = len(content) // _PAGE
+
+    def top(self) -> _Record:
+        """What the newer of the two meta pages says of the table of tables."""
+        metas = [at * _PAGE + _META_AT for at in range(_METAS)]
+        newer = max(
+            metas, key=lambda at: int.from_bytes(self._content[at + 128 : at + 136], "little")
+        )
+        return _Record(*_RECORD.unpack_from(self._content, newer + 24 + _RECORD.size))
 
     def take(self, record: _Record) -> None:
         """The pages of a table. Raises _Bent."""
@@ -129,6 +146,9 @@ class _Pages:
         lower = int.from_bytes(self._content[base + 12 : base + 14], "little")
         count = (lower - _HEADER.size) // 2
         places = struct.unpack_from(f"<{count}H", self._content, base + _HEADER.size)
+        if min(places) != int.from_bytes(self._content[base + 14 : base + 16], "little"):
+            # The next row would be put where one is.
+            raise _Bent
         if kind == _LEAF:
             # Whoever reads the rows sees whether those between are in order.
             return _Span(self._node(base, places[0])[1], self._node(base, places[-1])[1], 1)

@@ -71,7 +71,10 @@ def catalog_with_branches(path: Path) -> dict[int, int]:
 def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
     tmp_path: Path,
 ) -> None:
-    """With the flag of a value's own pages, a leaf's rows all verify, and each commit fails."""
+    """With the flag of a value's own pages, a leaf's rows all verify, and each commit fails.
+
+    Where the free space of a page ends elsewhere, the next row is written over another.
+    """
     path = tmp_path / "catalog"
     pages = catalog_with_branches(path)
     assert set(pages) == {1, 2, 4}
@@ -80,6 +83,10 @@ def test_a_page_that_could_be_read_but_never_written_makes_the_catalog_doubtful(
         with_a_bit_flipped(path, base + 10, bit)
         assert not examine(path, in_child=True), kind
         with_a_bit_flipped(path, base + 10, bit)
+    for kind in (1, 2):
+        with_a_bit_flipped(path, pages[kind] + 14, 1)
+        assert not examine(path, in_child=True), kind
+        with_a_bit_flipped(path, pages[kind] + 14, 1)
     assert examine(path, in_child=False)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from shmr.archive import leave
 from shmr.errors import IntegrityError
 from shmr.format import frame
 from shmr.format.fragment import BLOCK, FragmentHeader, decode_header
@@ -79,6 +80,8 @@ def _runs(name: str, content: bytes, *, archived: bool) -> _Runs:
         yield f"{where}superblock payload", 24, len(content) - 24
     elif name.startswith("fragment"):
         yield from _fragment(content)
+    elif name in leave.NAMES:
+        yield "left for whoever finds the drive", 0, len(content)
     else:
         stream = name.split("-")[0]
         yield from _segment(f"kept {stream}" if archived else stream, content)
