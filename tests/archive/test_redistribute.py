@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from shmr.archive.redistribute import TOLERANCE, Fill, plan_balance
+from shmr.archive.exposure import Exposure
+from shmr.archive.redistribute import TOLERANCE, Fill, plan_balance, plan_emptying
 from shmr.archive.rehouse import rehoused
 from shmr.core.placement import DriveFacts
 from shmr.format.archived import Archived, Placed
@@ -54,3 +55,66 @@ def test_drives_become_even_by_allowed_steps(seed: int) -> None:
     twice = len(plan.steps) - len({(step.segment, step.fragment) for step in plan.steps})
     assert twice <= 4
     assert max(used.values()) - min(used.values()) <= 2 * MIB
+
+
+def three_of(lost: set[int]) -> tuple[dict[int, Archived], list[bytes]]:
+    """Segments 4+2 on drives 0 to 5, of which those numbered in `lost` have a fragment on 6 too."""
+    drives = [bytes([number]) * 16 for number in range(10)]
+    rows = {}
+    for number in range(8):
+        chosen = drives[:6] if number not in lost else [*drives[:5], drives[6]]
+        placed = tuple(Placed(drive, 1) for drive in chosen)
+        rows[number] = Archived(
+            b"p" * 16, 4, 2, Code.ISA_L_RS_CAUCHY, UNIT, 4 * UNIT, 16 * UNIT, 1, 1, placed
+        )
+    return rows, drives
+
+
+def test_what_is_closest_to_loss_comes_first_and_has_its_place_first() -> None:
+    rows, drives = three_of({3, 6})
+    gone = {drives[0], drives[6]}
+    facts = [DriveFacts(d, d.hex(), 0, 2) for d in drives if d not in gone]
+
+    def whole(number: int, archived: Archived, index: int) -> bool:
+        return archived.fragments[index].drive not in gone and (number, index) != (5, 3)
+
+    plan = plan_emptying(rows, drives[0], facts, same_device=True, whole=whole)
+    # Two have lost another fragment, one has a damaged one; those without come behind.
+    assert [step.segment for step in plan.steps][:3] == [3, 5, 6]
+    assert [step.segment for step in plan.steps][3:] == sorted(
+        step.segment for step in plan.steps[3:]
+    )
+
+
+def test_what_nothing_can_restore_comes_last() -> None:
+    rows, drives = three_of({2})
+    gone = {drives[0], drives[6], drives[3]}
+
+    def whole(number: int, archived: Archived, index: int) -> bool:
+        return archived.fragments[index].drive not in gone
+
+    for there in (False, True):
+        facts = [DriveFacts(d, d.hex(), 0, 20) for d in drives if d not in gone]
+        facts += [DriveFacts(drives[0], "", 0, 20)] * there
+        plan = plan_emptying(rows, drives[0], facts, same_device=True, whole=whole)
+        # Where the drive is there it can be read, and what nothing else has comes first.
+        assert [step.segment for step in plan.steps].index(2) == (0 if there else 7)
+
+
+def test_what_is_at_risk_falls_as_fragments_are_written_anew() -> None:
+    rows, drives = three_of({3, 6})
+    gone = {drives[0], drives[6]}
+    live = {number: 100 << number for number in rows}
+    exposure = Exposure(rows, live, lambda n, a, i: a.fragments[i].drive not in gone)
+    assert [(one.left, one.segments, one.size_bytes) for one in exposure] == [
+        (0, 2, live[3] + live[6]),
+        (1, 6, sum(live.values()) - live[3] - live[6]),
+    ]
+    assert str(exposure) == "0 left: 7.0 KiB, 1 left: 17.9 KiB"
+    exposure.note(3, rehoused(rows[3], 0, drives[7]))
+    assert [(one.left, one.segments) for one in exposure] == [(0, 1), (1, 7)]
+    for number, archived in rows.items():
+        for index in (0, 5):
+            archived = rehoused(archived, index, drives[7 + index // 5])
+        exposure.note(number, archived)
+    assert not list(exposure) and not str(exposure)
