@@ -24,9 +24,10 @@ file:
 9.  Listing, the command line.
 
 What cannot be read is said, with the drive that would be needed. A file of which some bytes are
-missing is written as NAME.incomplete, with a hole for each missing range; one of which nothing can
-be read is not written. What is missing can often be computed from *parity*, the other fragments
-of the same segment: `shmr-fsck decode` of shmr does that, this file does not.
+missing is written as NAME.shmr-incomplete, with a hole for each missing range; one of which nothing
+can be read is not written. What is missing can often be computed from *parity*, the other fragments
+of the same segment: `shmr-fsck decode` of shmr does that, this file does not. What is there already
+is passed over, so that a second run goes on.
 
 Nothing that is read is trusted: a checksum shows an accident, not a forger. Names that would lead
 elsewhere are refused, links are never followed, no device, fifo or socket is made, no file gets a
@@ -1243,10 +1244,12 @@ class Numbers(Tree):
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-KEPT_MODE = 0o777  # neither suid, sgid nor sticky
+KEPT_MODE = 0o1777  # neither suid nor sgid
 KEPT_XATTRS = (b"user.", b"system.posix_acl_")
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOSSES_SHOWN = 10
+INCOMPLETE = b".shmr-incomplete"
+"""What the name of a file ends with of which bytes are missing: as with `shmr-fsck decode`."""
 
 
 class Level(NamedTuple):
@@ -1268,8 +1271,8 @@ class Copy:
         self._store = store
         self._tree = tree
         self._owners = os.geteuid() == 0
-        self._linked: dict[int, bytes] = {}
-        """Where a file with several names was written, seen from the top."""
+        self._first: dict[int, bytes] = {}
+        """The first name of a file that has several, seen from the top."""
         self.counts: Counter[str] = Counter()
         self.needed: Counter[bytes] = Counter()
         """Bytes that were missing, by the drive that would have them."""
@@ -1340,39 +1343,57 @@ class Copy:
             os.mkdir(name, 0o700, dir_fd=here)
         except FileExistsError:
             pass
-        return os.open(name, DIRECTORY, dir_fd=here)
+        inner = os.open(name, DIRECTORY, dir_fd=here)
+        if os.fstat(inner).st_uid == os.geteuid():
+            os.fchmod(inner, 0o700)  # until it is filled
+        return inner
 
     def _one(self, here: int, name: bytes, path: bytes, inode: Inode) -> None:
         """Anything but a directory."""
-        if stat.S_ISREG(inode.mode):
-            first = self._linked.get(inode.number)
-            if first is None or not self._link(here, name, first):
-                self._file(here, name, path, inode)
-        elif stat.S_ISLNK(inode.mode):
+        kind = stat.S_IFMT(inode.mode)
+        if kind not in (stat.S_IFREG, stat.S_IFLNK):
+            self.counts["left out"] += 1
+            note(f"left out: {shown(path)} is a device, a fifo or a socket")
+            return
+        there = look(here, name)
+        if there is not None:
+            if not looks_like(there, inode):
+                raise Damaged("something else of that name is there already, and is left alone")
+            self.counts["there already"] += 1
+        elif kind == stat.S_IFLNK:
             os.symlink(inode.target, name, dir_fd=here)
             if self._owners:
                 os.chown(name, inode.uid, inode.gid, dir_fd=here, follow_symlinks=False)
             times = inode.atime_ns, inode.mtime_ns
             os.utime(name, ns=times, dir_fd=here, follow_symlinks=False)
             self.counts["links"] += 1
-        else:
-            self.counts["left out"] += 1
-            note(f"left out: {shown(path)} is a device, a fifo or a socket")
+        elif not self._linked_to_first(here, name, inode):
+            self._file(here, name, path, inode)
+        if inode.links > 1 and look(here, name) is not None:
+            self._first.setdefault(inode.number, path[1:])
 
-    def _link(self, here: int, name: bytes, first: bytes) -> bool:
+    def _linked_to_first(self, here: int, name: bytes, inode: Inode) -> bool:
+        """A further name of a file that was written; False if it has to be written once more."""
+        first = self._first.get(inode.number)
+        if first is None:
+            return False
         try:
             os.link(first, name, src_dir_fd=self._top, dst_dir_fd=here, follow_symlinks=False)
-        except FileExistsError:
-            raise
         except OSError:
-            return False  # a filesystem without such links: written once more
-        self.counts["names of files that were written before"] += 1
+            return False  # a filesystem without such links
+        self.counts["further names of files"] += 1
         return True
 
     def _file(self, here: int, name: bytes, path: bytes, inode: Inode) -> None:
-        """Under its own name only if nothing of it is missing, also when we are interrupted."""
-        written, lost, whole = 0, Losses(), False
-        fd = os.open(name, NEW_FILE, 0o600, dir_fd=here)
+        """It gets its own name when it is whole. So what is interrupted is never taken for that."""
+        made = name + INCOMPLETE
+        if len(made) > NAME_MAX:
+            made = b"inode-%d" % inode.number + INCOMPLETE
+        left = look(here, made)
+        if left is not None and stat.S_ISREG(left.st_mode):
+            os.unlink(made, dir_fd=here)  # by an earlier run, which had less to read from
+        fd = os.open(made, NEW_FILE, 0o600, dir_fd=here)
+        written, lost = 0, Losses()
         try:
             try:
                 for piece in self._tree.pieces(inode):
@@ -1383,44 +1404,24 @@ class Copy:
                         write_at(fd, piece.content, piece.offset)
                         written += piece.length
             except Damaged as error:
-                lost.add(Piece(0, 0, None, str(error)))
+                lost.add(Piece(0, inode.size, None, str(error)))
             os.ftruncate(fd, inode.size)
             self._dress(fd, inode, path)
-            whole = not lost.count
         finally:
             os.close(fd)
-            if not whole:
-                self._set_aside(here, name, inode.number, keep=bool(written))
-        if whole:
+        if not lost.count:
+            try:
+                # Unlike rename() this never takes the place of anything.
+                os.link(made, name, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
+                os.unlink(made, dir_fd=here)
+            except PermissionError:
+                os.rename(made, name, src_dir_fd=here, dst_dir_fd=here)
             self.counts["files"] += 1
-            if inode.links > 1:
-                self._linked[inode.number] = path[1:]
             return
+        if not written:
+            os.unlink(made, dir_fd=here)
         self.counts["incomplete" if written else "not written"] += 1
         note(f"{'incomplete' if written else 'not written'}: {shown(path)}: {lost}")
-
-    def _set_aside(self, here: int, name: bytes, number: int, *, keep: bool) -> None:
-        """What was written of a file that is not whole gets another name; without `keep`, goes."""
-        if keep:
-            for other in (name + b".incomplete", b"inode-%d.incomplete" % number):
-                try:
-                    # link() and not rename(): it never takes the place of another file.
-                    os.link(name, other, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
-                    break
-                except FileExistsError:
-                    continue
-                except OSError as error:
-                    if error.errno == errno.ENAMETOOLONG:
-                        continue
-                    try:
-                        os.stat(other, dir_fd=here, follow_symlinks=False)
-                        continue
-                    except FileNotFoundError:
-                        os.rename(name, other, src_dir_fd=here, dst_dir_fd=here)
-                        return
-            else:
-                note(f"left out: {shown(name)} is incomplete, and a file of such a name exists")
-        os.unlink(name, dir_fd=here)
 
     def _dress(self, fd: int, inode: Inode, path: bytes) -> None:
         """Owner, attributes, mode, times: what cannot be set is said, and is no reason to stop."""
@@ -1462,6 +1463,23 @@ class Losses:
             for one in self._ranges[:LOSSES_SHOWN]
         ]
         return "; ".join(told + ["and more"] * (len(self._ranges) > LOSSES_SHOWN))
+
+
+def look(here: int, name: bytes) -> os.stat_result | None:
+    """What has this name; None if nothing has."""
+    try:
+        return os.stat(name, dir_fd=here, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def looks_like(there: os.stat_result, inode: Inode) -> bool:
+    """Is it what an earlier run wrote? Some filesystems have times of two seconds."""
+    if stat.S_IFMT(there.st_mode) != stat.S_IFMT(inode.mode):
+        return False
+    if stat.S_ISLNK(inode.mode):
+        return True
+    return there.st_size == inode.size and abs(there.st_mtime_ns - inode.mtime_ns) < 2 * 10**9
 
 
 def write_at(fd: int, content: bytes, offset: int) -> None:
@@ -1543,10 +1561,14 @@ def moment(time_ns: int) -> str:
         return f"{time_ns} ns"
 
 
+def parts_of(path: str) -> list[bytes]:
+    return [part for part in os.fsencode(path).split(b"/") if part]
+
+
 def find(tree: Tree, path: str) -> tuple[bytes, int]:
     """The last name of a path, and the inode it leads to; links are not followed."""
     name, number = b"", ROOT
-    for part in filter(None, os.fsencode(path).split(b"/")):
+    for part in parts_of(path):
         for name, found in tree.names(number):
             if name == part:
                 number = found
@@ -1599,13 +1621,20 @@ def run(asked: argparse.Namespace) -> int:
             raise CannotRun("without a snapshot there are no paths; use --inode N, or --all")
         tree = numbers = Numbers(store)
         wanted = [(b"inode-%d" % number, number) for number in numbers.numbers()]
+        if not wanted:
+            raise CannotRun("neither a whole snapshot nor a whole fragment is on these drives")
     if asked.inode is not None:
         wanted = [(b"inode-%d" % asked.inode, asked.inode)]
     code = EXIT_WHOLE
     if asked.list:
-        top = os.fsencode(asked.path).rstrip(b"/") if asked.path is not None else None
-        for name, number in wanted:
-            code = max(code, show(store, tree, walk(tree, name if top is None else top, number)))
+        above = b"/".join(parts_of(asked.path or "")[:-1])
+        above = b"/" + above if above else b""
+        files = (
+            one
+            for name, number in wanted
+            for one in walk(tree, above + b"/" + name if name else b"", number)
+        )
+        code = show(store, tree, files)
     if asked.to is not None:
         copy = Copy(store, tree, asked.to)
         for name, number in wanted:
