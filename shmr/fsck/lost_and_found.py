@@ -62,19 +62,26 @@ def prepared(catalog: Catalog, new_number: Callable[[], int], now_ns: int, apply
 
 
 def link(catalog: Catalog, place: Place, number: int, apply: Apply) -> bytes:
-    """Give a file, which is no directory, a name there; which one."""
+    """Give an inode that has no name one there; which. Of a directory all that is in it comes too.
+
+    The link count of a directory is left as it is: it counts what is in it.
+    """
     directory, inode = catalog.inode(place.number), catalog.inode(number)
     assert directory is not None and inode is not None, "both are there"
     name, attempt = b"inode-%d" % number, 1
     while catalog.dentry(place.number, name) is not None:
         attempt += 1
         name = b"inode-%d-%d" % (number, attempt)
+    below = stat.S_ISDIR(inode.mode)
+    named = inode._replace(parent=place.number) if below else inode._replace(links=1)
     apply(
         [
             Dentry(number, stat.S_IFMT(inode.mode), directory.next_cookie).row(place.number, name),
-            inode._replace(links=inode.links + 1).row(),
+            named.row(),
             directory._replace(
-                entries=directory.entries + 1, next_cookie=directory.next_cookie + 1
+                entries=directory.entries + 1,
+                next_cookie=directory.next_cookie + 1,
+                links=directory.links + below,
             ).row(),
         ]
     )

@@ -25,7 +25,7 @@ from shmr.log.reader import Background
 from shmr.units import NS_PER_S
 from shmr.volume.known_pools import reconcile
 from shmr.volume.membership import FIRST_SUPERBLOCK, Membership, PoolDrives, create, identify
-from shmr.volume.volume import MakeWriter, Volume, open_volume
+from shmr.volume.volume import First, MakeWriter, Volume, nothing_first, open_volume
 
 logger = logging.getLogger(__name__)
 
@@ -264,8 +264,11 @@ def open_filesystem(
     parallel: Parallel = in_sequence,
     make_writer: MakeWriter | None = None,
     background: Background | None = None,
+    first: First = nothing_first,
 ) -> Volume:
     """Identify the drives and open the volume on them; the first time, make it.
+
+    `first` is for `open_volume`.
 
     Raises SetupError, DriveError, NoSpace.
     """
@@ -298,6 +301,7 @@ def open_filesystem(
         parallel=parallel,
         make_writer=make_writer,
         background=background,
+        first=first,
     )
     try:
         for warning in reconcile(volume, membership.archives.values()):
@@ -325,6 +329,7 @@ def _open(
     parallel: Parallel,
     make_writer: MakeWriter | None = None,
     background: Background | None = None,
+    first: First = nothing_first,
 ) -> Volume:
     pool = config.workspace
     return open_volume(
@@ -341,4 +346,5 @@ def _open(
         archive=membership.archive,
         archive_missing=membership.archive_missing,
         deadline_s=config.read_deadline_ns / NS_PER_S,
+        first=first,
     )

@@ -16,22 +16,25 @@ from shmr.service.assemble import Drives, open_drives, open_filesystem
 from shmr.volume.drive_states import states
 from shmr.volume.known_pools import KnownPool, current
 from shmr.volume.membership import FIRST_SUPERBLOCK, read_superblock
-from shmr.volume.volume import Volume
+from shmr.volume.volume import First, Volume, nothing_first
 
 
 @contextmanager
-def unmounted(config: Config, *, read_only: bool) -> Iterator[tuple[Volume, list[Pool]]]:
+def unmounted(
+    config: Config, *, read_only: bool, first: First = nothing_first
+) -> Iterator[tuple[Volume, list[Pool]]]:
     """The volume, and the archive pools of which a drive is there. Closed cleanly at the end.
 
+    `first` is for `open_volume`.
     Raises SetupError with what to do: it is mounted, or was never made, or cannot be changed.
     """
     drives = open_drives(config, degraded=False)
     try:
         refuse_untouched(drives)
-        volume = open_filesystem(config, drives, read_only=read_only, degraded=False)
+        volume = open_filesystem(config, drives, read_only=read_only, degraded=False, first=first)
         try:
             if volume.read_only is not None and not read_only:
-                raise SetupError(f"nothing can be moved: {volume.read_only}")
+                raise SetupError(f"it cannot be changed: {volume.read_only}")
             yield volume, archive_pools(config, drives, volume)
         except Exception:
             volume.close()

@@ -8,11 +8,14 @@ million of them would take more memory than everything else).
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 
 from shmr.catalog.catalog import Gone
 from shmr.format.rows import Reap, Row, Table, key_of
 from shmr.volume.context import ROWS_MAX, Context
+
+logger = logging.getLogger(__name__)
 
 
 class Handles:
@@ -63,6 +66,9 @@ class Handles:
         if not catalog.is_orphan(number) or context.read_only:
             return
         inode = catalog.inode(number)
+        if inode is not None and inode.links:
+            logger.error("inode %d is marked as an orphan and has names: kept", number)
+            return
         prefix = key_of(number)
         rows: list[Row] = []
         extents: list[tuple[bytes, bytes]] = []

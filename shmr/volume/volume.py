@@ -48,6 +48,10 @@ _NO_DRIVES: Mapping[bytes, Drive] = MappingProxyType({})
 MakeWriter = Callable[[SegmentStore], Writer]
 
 
+def nothing_first(volume: Volume) -> None:
+    """Nothing is to be done first."""
+
+
 class Volume:
     """An open filesystem. Use `open_volume`; each part has its own module."""
 
@@ -139,6 +143,9 @@ class Volume:
             self._scratch.cleanup()
 
 
+First = Callable[[Volume], None]
+
+
 def open_volume(
     filesystem: bytes,
     drives: Sequence[Drive],
@@ -155,13 +162,15 @@ def open_volume(
     archive: Mapping[bytes, Drive] = _NO_DRIVES,
     archive_missing: Iterable[bytes] = (),
     deadline_s: float | None = DEADLINE_S,
+    first: First = nothing_first,
 ) -> Volume:
     """Recover the filesystem on `drives` (the workspace pool) and open it.
 
     `clock` gives nanoseconds since 1970. With `read_only` no drive is written to, nor the catalog:
     a copy of it is. `archive` are the archive drives by their ids, `archive_missing` the ids of
     those that are not there; none of them is touched before archived bytes are read, and
-    `deadline_s` is for such reads (see `Gather`).
+    `deadline_s` is for such reads (see `Gather`). `first` is given the volume when it is recovered
+    and may be changed, before orphans and segments in which nothing lives go.
 
     Raises SetupError (nothing to recover from), DriveError, NoSpace.
     """
@@ -188,6 +197,7 @@ def open_volume(
             raise SetupError(f"there is nothing to mount: {why}")
         volume = Volume(context, recovered, make_writer, scratch)
         if why is None:
+            first(volume)
             if context.catalog.inode(ROOT) is None:
                 context.apply([_root(clock()).row()])
             volume._free_orphans()
