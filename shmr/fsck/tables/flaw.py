@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shmr.format.rows import Row
 from shmr.fsck.findings import Finding, Kind, Where
@@ -35,14 +35,25 @@ class Flaw:
 
 
 REBUILD = "rebuild the catalog from the log"
+_OR = REBUILD + ", or "
+_EVERY = list(Kind)
+KINDS = frozenset(_EVERY[_EVERY.index(Kind.ROW_UNREADABLE) : _EVERY.index(Kind.STATE_WRONG) + 1])
+"""What the tables are looked at for: one section of the kinds."""
 
 
 def flaw(kind: Kind, inode: int | None, message: str, remedy: str, mend: Mend) -> Flaw:
     """One that rows can mend. `inode` is whose it is; `remedy` says what the mend comes to."""
     where = Where(inode=inode)
-    return Flaw(Finding(kind, message, where, f"{REBUILD}, or {remedy}"), mend)
+    return Flaw(Finding(kind, message, where, _OR + remedy), mend)
 
 
 def doubt(kind: Kind, message: str, where: Where, *, rebuilt: bool) -> Flaw:
     """One that only the log may know better: in a catalog just `rebuilt` from it, a loss."""
     return Flaw(Finding(kind, message, where, None if rebuilt else REBUILD))
+
+
+def decided(finding: Finding, *, from_log: bool) -> Finding:
+    """The finding with the one of its remedies that is going to be taken."""
+    if finding.kind not in KINDS or finding.remedy is None:
+        return finding
+    return replace(finding, remedy=REBUILD if from_log else finding.remedy.removeprefix(_OR))
