@@ -14,7 +14,7 @@ from shmr.archive.exposure import Whole, left_of
 from shmr.archive.rehouse import Step, rehoused
 from shmr.core.placement import DriveFacts, DriveState, Shortage, place
 from shmr.core.stripe import fragment_size
-from shmr.format.archived import Archived
+from shmr.format.archived import Archived, Placed
 
 Rows = Mapping[int, Archived]
 """The segments of one pool, by number."""
@@ -146,7 +146,8 @@ def plan_mending(
                 continue
             found = drive
         room.take(found)
-        now[number] = rehoused(archived, index, found)
+        # Where it was nothing else goes: no step is to depend on another that may fail.
+        now[number] = archived._replace(fragments=(*archived.fragments, Placed(found, 1)))
         steps.append(Step(number, index, found, length_of(archived)))
     return Plan(tuple(steps), left, shortage)
 

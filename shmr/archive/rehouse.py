@@ -141,7 +141,9 @@ class Rehousing:
         before = self._volume.catalog.archived(step.segment)
         if before is None:
             return
-        if step.drive in self.failed:
+        others = [*before.fragments[: step.fragment], *before.fragments[step.fragment + 1 :]]
+        if step.drive in self.failed or any(one.drive == step.drive for one in others):
+            # Another step that failed was to take a sibling away from there.
             self.undone.append(step)
             return
         store, told = self._context.reader.store, Told(self._control)

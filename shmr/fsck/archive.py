@@ -146,29 +146,25 @@ class Fragments:
         if left < 0:
             self._readable[number] = readable
         size = fragment_size(archived.data_bytes, archived.extents, archived.unit_bytes)
-        tables = Counter(h.table for h in found if h is not None and h.table)
-        table = tables.most_common(1)[0][0] if tables else b""
+        has_table = any(h is not None and h.has_table for h in found)
         for index, health in enumerate(found):
             drive, generation = archived.fragments[index]
             if health is None:
                 self._away[drive][max(left, _LOST)] += 1
                 self._away_bytes[drive] += size
                 continue
-            kind, why = health.kind, health.why
-            if kind is None and health.table != table:
-                kind, why = Kind.FRAGMENT_TABLE, "the table is not that of its siblings"
-            if kind is None:
+            if health.kind is None:
                 continue
             label = self._view.fragments.label(drive)
-            restorable = left >= 0 or (health.readable and table != b"")
-            message = f"{file_name(number, index, generation)} on {label}: {why}"
+            restorable = left >= 0 or (health.readable and has_table)
+            message = f"{file_name(number, index, generation)} on {label}: {health.why}"
             if left >= 0:
                 message += f"; {left} more of the segment's fragments can be lost"
             else:
                 message += f"; too few others are left, {archived.k} are needed"
             where = Where(label, number, index, generation)
             remedy = ANEW.format(index, number) if restorable else None
-            yield Finding(kind, message, where, remedy)
+            yield Finding(health.kind, message, where, remedy)
 
     def _noted(self) -> Iterator[Finding]:
         """Fragments of which reads found damaged units, while the filesystem was mounted."""

@@ -22,14 +22,14 @@ from shmr.units import MIB
 class Health(NamedTuple):
     """What looking at a fragment came to. `kind`: what is wrong, if something is.
 
-    `readable`: its units can be read, as far as is known without reading them. `table`: the digest
-    of its table.
+    `readable`: its units can be read, as far as is known without reading them; `has_table`: its
+    table can.
     """
 
     kind: Kind | None
     why: str = ""
     readable: bool = False
-    table: bytes = b""
+    has_table: bool = False
 
 
 def look(fragments: FragmentStore, number: int, archived: Archived, index: int) -> Health:
@@ -85,7 +85,7 @@ def _inside(
         return Health(Kind.FRAGMENT_LENGTH, why, True)
     if _table_sum(file, wanted) != footer.table_digest:
         return Health(Kind.FRAGMENT_TABLE, "the table's checksum does not match", True)
-    return Health(None, "", True, footer.table_digest)
+    return Health(None, "", True, True)
 
 
 def _table_sum(file: DriveFile, header: FragmentHeader) -> bytes:
