@@ -22,7 +22,8 @@ _MOST = 2**64 - 1
 class Loss(NamedTuple):
     """`length` bytes of a file, in `extents` pieces, are gone.
 
-    `path` is the first name that leads to it from the top, None where none does.
+    `path` is the first that leads to it from the top, without a slash before it; None where none
+    does.
     """
 
     inode: int
@@ -80,7 +81,7 @@ class Losses:
                     continue
                 if self._inodes[at] == step.inode.number:
                     told[at] = 1
-                    yield self._loss(at, walk.path)
+                    yield self._loss(at, walk.path.lstrip(b"/"))
         for at, one in enumerate(told):
             if not one:
                 yield self._loss(at, None)

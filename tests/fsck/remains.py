@@ -14,16 +14,16 @@ from shmr.archive.sources import in_pool, in_workspace, lots_of
 from shmr.drive.seam import Drive
 from shmr.errors import NoSpace
 from shmr.format import superblock
-from shmr.format.rows import Table, split_key
+from shmr.format.rows import Place, Table, split_key
 from shmr.format.superblock import Superblock
 from shmr.fsck.new_workspace import Layout, NewWorkspace, Stage, stage_of
 from shmr.fsck.salvage import Salvaged, salvage
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.trial import FILESYSTEM
 from shmr.testing.workload import MAINTENANCE, Generator, Operation, Performer
-from shmr.units import KIB, MIB
+from shmr.units import KIB
 from shmr.volume.membership import write_superblock
-from shmr.volume.volume import Volume, open_volume
+from shmr.volume.volume import Volume
 from tests.archive.site import Site
 
 NAME = b"remains"
@@ -40,6 +40,8 @@ class Remains(Site):
             for drive_id in pool.drives:
                 write_superblock(self.zoned()[drive_id], _block(pool, drive_id))
         self.rng = random.Random(seed)
+        self.stay: set[int] = set()
+        """Inodes that no shift moves."""
         self._generator = Generator(seed)
         self._operations: Iterator[Operation] = iter(self._generator.operations(40))
 
@@ -60,14 +62,23 @@ class Remains(Site):
 
     def lots(self, volume: Volume, source: Pool | None = None) -> Iterator[Lot]:
         catalog = volume.catalog
-        numbers = [split_key(key) for key, _ in catalog.scan(Table.INODE, b"")]
+        inodes = (split_key(key) for key, _ in catalog.scan(Table.INODE, b""))
+        numbers = [number for number in inodes if number not in self.stay]
         belongs = in_workspace(catalog) if source is None else in_pool(catalog, source.id)
         return lots_of(catalog, numbers, belongs)
 
     # -- what is left -----------------------------------------------------------------------
 
-    def workspace(self, world: World | None = None) -> list[SimulatedDrive]:
-        return list((world or self.world).drives[:1])
+    def crash(self) -> None:
+        """Everything that was acknowledged is on the drives."""
+        self.world = self.world.reboot(random.Random(self.rng.getrandbits(32)))
+
+    def lose_workspace(self, world: World | None = None) -> SimulatedDrive:
+        """An empty disk is in its place."""
+        drives = (world or self.world).drives
+        drives[0].like(world or self.world)
+        drives[0] = drives.pop()
+        return drives[0]
 
     def salvaged(
         self,
@@ -76,43 +87,64 @@ class Remains(Site):
         *,
         gone: bool = False,
         missing: tuple[bytes, ...] = (),
+        until: Place | None = None,
     ) -> Salvaged:
         """From what is on the drives, without the workspace if it is `gone`."""
         archive = {k: d for k, d in self.zoned(world).items() if k not in missing}
-        return salvage(FILESYSTEM, [] if gone else self.workspace(world), archive, into)
+        workspace = [] if gone else (world or self.world).drives[:1]
+        return salvage(FILESYSTEM, workspace, archive, into, until=until)
 
-    def looked_at(self, catalog: Path, drives: list[Drive], **options: object) -> Volume:
-        """A read-only volume with a catalog of its own."""
-        return open_volume(
-            FILESYSTEM,
-            drives,
-            catalog,
-            clock=self.clock,
-            segment_bytes=128 * KIB,
-            in_child=False,
-            read_only=True,
-            archive=self.zoned(),
-            deadline_s=None,
+    def made_anew(
+        self,
+        salvaged: Salvaged | None,
+        world: World | None = None,
+        catalog: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        """A new workspace, as the command makes it."""
+        drives = (world or self.world).drives[:1]
+        layout = Layout(FILESYSTEM, NAME, b"work", 1, 128 * KIB)
+        workspace = NewWorkspace(
+            layout, drives, clock=self.clock, random_bytes=random.Random(seed).randbytes
         )
+        if stage_of(drives) is Stage.PROVED:
+            workspace.finish()
+        else:
+            assert salvaged is not None
+            workspace.make(salvaged, catalog or self.catalog)
+
+    def snapshots(self) -> dict[bytes, dict[str, bytes]]:
+        """The copies of snapshots on archive drives, by drive and name."""
+        found: dict[bytes, dict[str, bytes]] = {}
+        for key, drive in self.zoned().items():
+            names = [name for name in drive.names() if name.startswith("snapshot")]
+            found[key] = {name: content_of(drive, name) for name in names}
+        return found
+
+    def put_back(self, copies: dict[bytes, dict[str, bytes]]) -> None:
+        """Archive drives have these copies of snapshots, and no others."""
+        for key, drive in self.zoned().items():
+            for name in drive.names():
+                if name.startswith("snapshot"):
+                    drive.discard(name)
+            for name, content in copies.get(key, {}).items():
+                put(drive, name, content)
 
 
-def new_drive(world: World) -> SimulatedDrive:
-    """An empty one."""
-    return world.add(f"new{len(world.drives)}", capacity_bytes=64 * MIB)
+def content_of(drive: Drive, name: str) -> bytes:
+    file = drive.open(name)
+    try:
+        return file.read(0, drive.size(name))
+    finally:
+        file.close()
 
 
-def made_anew(
-    site: Remains, salvaged: Salvaged, drives: list[SimulatedDrive], catalog: Path, seed: int = 0
-) -> None:
-    """A workspace on these drives, as the command makes it."""
-    layout = Layout(FILESYSTEM, NAME, b"work", len(drives), 128 * KIB)
-    workspace = NewWorkspace(
-        layout, drives, clock=site.clock, random_bytes=random.Random(seed).randbytes
-    )
-    if stage_of(drives) is Stage.PROVED:
-        workspace.finish()
-    else:
-        workspace.make(salvaged, catalog)
+def put(drive: Drive, name: str, content: bytes) -> None:
+    """A file, sealed."""
+    file = drive.claim(name, len(content))
+    file.append([content])
+    file.seal()
+    file.close()
 
 
 def _block(pool: Pool, drive_id: bytes) -> Superblock:

@@ -1,0 +1,447 @@
+"""`rebuild-catalog`: cut off anywhere, on drives that fail, and by the command on directories."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shmr.catalog import store as catalog_store
+from shmr.cli.fsck.main import main
+from shmr.config import load
+from shmr.errors import SetupError, ShmrError
+from shmr.format.rows import ROOT
+from shmr.fsck.findings import Kind
+from shmr.fsck.new_workspace import Stage, stage_of
+from shmr.fsck.rebuild_catalog import rebuild_catalog
+from shmr.service import create
+from shmr.service.moving.compact import compact
+from shmr.service.offline import unmounted
+from shmr.testing.drive import World
+from shmr.testing.faults import Fault
+from shmr.testing.tree import Tree, differences, tree_of
+from shmr.testing.trial import scratch
+from tests.archive.site import ME, pool_of, small_limits
+from tests.fsck.remains import Remains
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as directory, small_limits():
+        yield directory
+
+
+# -- simulated drives -----------------------------------------------------------------------------
+
+
+def archived(place: Path) -> tuple[Remains, Tree]:
+    """Everything is archived, and the workspace is gone."""
+    site = Remains(place, pool_of("2+1", 0), seed=4)
+    volume = site.open()
+    site.work(volume, 60)
+    site.shift(volume, site.pools[0])
+    before = tree_of(volume)
+    volume.abandon()
+    site.lose_workspace()
+    return site, before
+
+
+class Attempts:
+    """Runs of the command on one state of the drives after another."""
+
+    def __init__(self, site: Remains, before: Tree) -> None:
+        self.site = site
+        self.before = before
+        self.count = 0
+
+    def run(self, world: World) -> None:
+        """As the command does it."""
+        self.count += 1
+        stage = stage_of(world.drives[:1])
+        if stage is Stage.THERE:
+            return
+        salvaged = None
+        into = self.site.place / f"into{self.count}"
+        if stage is not Stage.PROVED:
+            salvaged = self.site.salvaged(into, world, gone=True)
+        try:
+            self.site.made_anew(salvaged, world, self.catalog, seed=self.count)
+        finally:
+            shutil.rmtree(into, ignore_errors=True)
+
+    @property
+    def catalog(self) -> Path:
+        return self.site.place / f"anew{self.count}"
+
+    def inspect(self, world: World, catalog: Path) -> None:
+        """A mount finds everything."""
+        assert stage_of(world.drives[:1]) is Stage.THERE
+        volume = self.site.open(world, catalog)
+        assert volume.read_only is None
+        assert differences(self.before, tree_of(volume)) == []
+        volume.abandon()
+        shutil.rmtree(catalog, ignore_errors=True)
+
+
+def test_cut_off_anywhere_the_next_run_comes_to_the_same(place: Path) -> None:
+    site, before = archived(place)
+    attempts = Attempts(site, before)
+    images: list[World] = []
+    dice = random.Random(3)
+    written = changes(site)
+
+    def observe(world: World) -> None:
+        world.observer = None
+        images.extend((world.kill(), world.reboot(dice)))
+        world.observer = observe
+
+    site.world.observer = observe
+    attempts.run(site.world)
+    site.world.observer = None
+    attempts.inspect(site.world, attempts.catalog)
+    stages = set()
+    assert len(images) > 30
+    for image in images:
+        stages.add(stage_of(image.drives[:1]))
+        # No catalog of an attempt that was cut off is believed: none is there.
+        attempts.run(image)
+        attempts.inspect(image, attempts.catalog)
+    assert {Stage.EMPTY, Stage.BEGUN} <= stages
+    assert changes(site) == written
+
+
+def changes(site: Remains) -> list[int]:
+    """Of each archive drive, how often it was asked to change something."""
+    verbs = ("claim", "append", "sync", "seal", "discard", "put")
+    drives = site.zoned().values()
+    return [sum(drive.activity.operations[verb] for verb in verbs) for drive in drives]
+
+
+@pytest.mark.parametrize("fault", [Fault.EIO, Fault.ENOSPC, Fault.SYNC], ids=lambda f: f.title)
+def test_a_drive_that_fails_anywhere_costs_a_second_run(place: Path, fault: Fault) -> None:
+    site, before = archived(place)
+    attempts = Attempts(site, before)
+    failed = 0
+    for number in range(200):
+        world = site.world.kill()
+        world.fail(world.operations + number, fault)
+        try:
+            attempts.run(world)
+        except (ShmrError, AssertionError) as error:
+            assert isinstance(error, ShmrError), repr(error)
+            failed += 1
+        else:
+            break
+        attempts.run(world.kill())
+        assert site.zoned(world).keys() == site.zoned().keys()
+    assert failed > (3 if fault is Fault.ENOSPC else 10)
+
+
+@pytest.mark.parametrize("drives", [2, 3])
+def test_a_mirror_begins_with_all_its_copies(place: Path, drives: int) -> None:
+    from shmr.fsck.new_workspace import Layout, NewWorkspace
+    from shmr.testing.trial import FILESYSTEM
+    from shmr.units import KIB
+
+    site, _ = archived(place)
+    salvaged = site.salvaged(place / "into", gone=True)
+    world = World(1)
+    new = [world.add(capacity_bytes=1 << 26) for _ in range(drives)]
+    layout = Layout(FILESYSTEM, b"remains", b"work", drives, 128 * KIB)
+    images = []
+
+    def observe(world: World) -> None:
+        world.observer = None
+        images.append(world.kill())
+        world.observer = observe
+
+    world.observer = observe
+    workspace = NewWorkspace(layout, new, clock=site.clock, random_bytes=random.Random(1).randbytes)
+    workspace.make(salvaged, place / "anew")
+    names = {frozenset(drive.names()) for drive in new}
+    assert len(names) == 1
+    stages = [stage_of(image.drives) for image in images]
+    assert Stage.PROVED in stages
+    for image, stage in zip(images, stages, strict=True):
+        if stage is Stage.PROVED:
+            finished = NewWorkspace(layout, image.drives, clock=site.clock, random_bytes=bytes)
+            finished.finish()
+            assert stage_of(image.drives) is Stage.THERE
+
+
+# -- directories ----------------------------------------------------------------------------------
+
+
+class Directories:
+    """A filesystem in directories, with an archive pool of a mirror; never mounted."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.workspace = [base / "w1", base / "w2"]
+        self.archive = [base / "a1", base / "a2", base / "a3"]
+        for directory in (*self.workspace, *self.archive):
+            directory.mkdir()
+        self.catalog = base / "catalog"
+        self.config = base / "config.yaml"
+        self.config.write_text(self.configuration())
+        create(self.config)
+
+    def configuration(self, name: str = "tryout") -> str:
+        def drives(paths: list[Path]) -> list[str]:
+            return [f"      - {{path: {path}, size: 64MiB}}" for path in paths]
+
+        return "\n".join(
+            (
+                f"filesystem: {name}",
+                "same_device: true",
+                f"catalog: {self.catalog}",
+                "pools:",
+                "  - name: fast",
+                "    priority: 0",
+                "    scheme: {mirror: 2}",
+                "    drives:",
+                *drives(self.workspace),
+                "  - name: cold",
+                "    priority: 1",
+                "    scheme: {mirror: 2}",
+                "    zone_size: 4MiB",
+                "    drives:",
+                *drives(self.archive),
+                "",
+            )
+        )
+
+    def fill(self, *names: str, size: int = 100_000) -> None:
+        with unmounted(load(self.config), read_only=False) as (volume, _):
+            for name in names:
+                made = volume.names.create(ROOT, os.fsencode(name), 0o100640, ME)
+                volume.data.write(made.number, 0, random.Random(name).randbytes(size))
+
+    def archive_all(self) -> None:
+        compact(self.config, everything=True, flush=True)
+
+    def tree(self) -> Tree:
+        with unmounted(load(self.config), read_only=True) as (volume, _):
+            return tree_of(volume)
+
+    def lose_workspace(self) -> None:
+        for directory in self.workspace:
+            shutil.rmtree(directory)
+            directory.mkdir()
+
+    def digest(self) -> dict[str, str]:
+        """Every file and directory, and what is in it."""
+        found = {}
+        for path in sorted(self.base.rglob("*")):
+            content = path.read_bytes() if path.is_file() else b""
+            facts = path.stat()
+            found[str(path)] = f"{facts.st_mode:o} {hashlib.sha256(content).hexdigest()}"
+        return found
+
+
+@pytest.fixture
+def made(place: Path) -> Directories:
+    directories = Directories(place)
+    directories.fill("one", "two", "three")
+    directories.archive_all()
+    return directories
+
+
+def test_a_catalog_that_is_lost_comes_back(made: Directories) -> None:
+    made.fill("four")
+    before = made.tree()
+    shutil.rmtree(made.catalog)
+    done = rebuild_catalog(made.config)
+    assert (done.source, done.aside, done.report.exit_code) == ("journal", None, 1)
+    assert done.inodes == 5 and done.gone_bytes == 0
+    assert catalog_store.digest_holds(made.catalog), "it was ended cleanly"
+    assert differences(before, made.tree()) == []
+
+
+def test_a_catalog_that_is_doubted_is_kept(made: Directories) -> None:
+    before = made.tree()
+    data = made.catalog / "data.mdb"
+    content = bytearray(data.read_bytes())
+    content[9000:9100] = bytes(100)
+    data.write_bytes(content)
+    done = rebuild_catalog(made.config)
+    assert done.aside is not None
+    assert (Path(done.aside) / "data.mdb").read_bytes() == content
+    assert differences(before, made.tree()) == []
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_dry_run_changes_nothing(made: Directories, gone: bool) -> None:
+    if gone:
+        made.lose_workspace()
+    before = made.digest()
+    done = rebuild_catalog(made.config, dry_run=True)
+    assert made.digest() == before
+    assert done.dry_run and done.source == ("snapshot" if gone else "journal")
+    kind = Kind.WORKSPACE_GONE if gone else Kind.CATALOG_REBUILT
+    assert [finding.kind for finding in done.report.findings] == [kind]
+
+
+def test_a_workspace_that_is_gone_is_made_anew(made: Directories) -> None:
+    before = made.tree()
+    made.fill("late")
+    made.lose_workspace()
+    done = rebuild_catalog(made.config)
+    assert (done.source, done.report.exit_code, done.inodes) == ("snapshot", 1, 4)
+    assert differences(before, made.tree()) == []
+    made.fill("five")
+    made.archive_all()
+    before = made.tree()
+    assert set(before) == {b"/", b"/one", b"/two", b"/three", b"/five"}
+    made.lose_workspace()
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    assert differences(before, made.tree()) == []
+
+
+def test_what_is_gone_with_the_workspace_is_named(made: Directories) -> None:
+    made.fill("stays", "lost", size=50_000)
+    with unmounted(load(made.config), read_only=True) as (volume, _):
+        number = volume.names.lookup(ROOT, b"stays").number
+    compact(made.config, inodes=[number], flush=True)
+    made.lose_workspace()
+    done = rebuild_catalog(made.config)
+    assert done.report.exit_code == 4
+    (loss,) = done.report.findings
+    assert loss.kind is Kind.FILE_LOST and loss.where.path == "lost" and loss.is_loss
+    assert (done.gone_inodes, done.gone_bytes) == (1, 50_000)
+
+
+def test_archive_drives_may_be_missing_too(made: Directories) -> None:
+    before = made.tree()
+    made.lose_workspace()
+    shutil.rmtree(made.archive[1])
+    done = rebuild_catalog(made.config)
+    assert done.gone_bytes == 0
+    assert any("a2 is missing" in note for note in done.report.notes)
+    assert differences(before, made.tree()) == []
+
+
+# -- refused --------------------------------------------------------------------------------------
+
+
+def test_a_workspace_that_is_not_empty_is_refused(made: Directories) -> None:
+    made.lose_workspace()
+    (made.workspace[1] / "letters").mkdir()
+    with pytest.raises(SetupError, match="w2: not empty"):
+        rebuild_catalog(made.config)
+    (made.workspace[1] / "letters").rmdir()
+    (made.workspace[1] / "data-000000000007").write_bytes(b"something")
+    before = made.digest()
+    with pytest.raises(SetupError, match=r"w2: not empty .*data-000000000007"):
+        rebuild_catalog(made.config)
+    assert made.digest() == before
+
+
+def test_one_lost_drive_of_a_mirror_is_no_reason_to_begin_anew(made: Directories) -> None:
+    shutil.rmtree(made.workspace[0])
+    made.workspace[0].mkdir()
+    before = made.digest()
+    with pytest.raises(SetupError, match=r"w1: no superblock, but .*w2.*--degraded"):
+        rebuild_catalog(made.config)
+    assert made.digest() == before
+
+
+def test_drives_of_two_filesystems_are_refused(made: Directories, tmp_path: Path) -> None:
+    other = Directories(tmp_path)
+    made.lose_workspace()
+    shutil.rmtree(made.archive[2])
+    shutil.copytree(other.archive[2], made.archive[2])
+    before = made.digest()
+    with pytest.raises(SetupError, match=r"a1 and .*a3 are of two filesystems"):
+        rebuild_catalog(made.config)
+    assert made.digest() == before
+
+
+def test_archive_drives_without_anything_are_refused(made: Directories) -> None:
+    made.lose_workspace()
+    for directory in made.archive:
+        for path in directory.iterdir():
+            if path.name.startswith(("fragment", "snapshot")):
+                path.unlink()
+    before = made.digest()
+    with pytest.raises(SetupError, match="neither a journal nor a snapshot nor a fragment"):
+        rebuild_catalog(made.config)
+    assert made.digest() == before
+    for directory in made.archive:
+        shutil.rmtree(directory)
+        directory.mkdir()
+    with pytest.raises(SetupError, match="no archive drive of a filesystem"):
+        rebuild_catalog(made.config)
+
+
+def test_a_filesystem_in_use_is_refused(made: Directories) -> None:
+    with unmounted(load(made.config), read_only=False), pytest.raises(SetupError, match="in use"):
+        rebuild_catalog(made.config)
+
+
+def test_another_name_than_the_config_has_is_refused(made: Directories) -> None:
+    made.lose_workspace()
+    made.config.write_text(made.configuration("another"))
+    with pytest.raises(SetupError, match="'tryout', the config says 'another'"):
+        rebuild_catalog(made.config)
+
+
+def test_a_log_that_does_not_suffice_leaves_the_catalog(made: Directories) -> None:
+    for directory in made.workspace:
+        for path in directory.iterdir():
+            if path.name.startswith("journal"):
+                path.write_bytes(bytes(path.stat().st_size))
+    before = made.digest()
+    with pytest.raises(SetupError, match="the log does not give the whole catalog"):
+        rebuild_catalog(made.config)
+    assert made.digest() == before
+
+
+def test_a_mount_refuses_a_workspace_that_is_not_complete(
+    made: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shmr.fsck import new_workspace
+
+    before = made.tree()
+    made.lose_workspace()
+
+    def cut(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(new_workspace, "_compare", cut)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild_catalog(made.config)
+    with pytest.raises(SetupError, match="rebuild-catalog CONFIG` again"):
+        made.tree()
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    assert differences(before, made.tree()) == []
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_came_of_it(
+    made: Directories, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.lose_workspace()
+    assert main(["rebuild-catalog", str(made.config), "--dry-run"]) == 4
+    assert "would make a new workspace" in capsys.readouterr().out
+    assert main(["rebuild-catalog", str(made.config), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["source"] == "snapshot" and told["repaired_counts"] == {"workspace-gone": 1}
+    assert main(["rebuild-catalog", str(made.config)]) == 1
+    out = capsys.readouterr().out
+    assert "is made anew from the log" in out and "the old catalog is kept as" in out
+    shutil.rmtree(made.archive[0])
+    for directory in (*made.workspace, *made.archive[1:]):
+        shutil.rmtree(directory)
+        directory.mkdir()
+    assert main(["rebuild-catalog", str(made.config)]) == 8
+    assert "no archive drive of a filesystem" in capsys.readouterr().err
