@@ -41,11 +41,14 @@ class Progress:
         what: str,
         total_bytes: int,
         *,
+        of_bytes: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         width: Callable[[], int] = terminal_width,
     ) -> None:
+        """Unless they are bytes that people know (`of_bytes`), only the share is told."""
         self._what = what
+        self._of_bytes = of_bytes
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._width = width
@@ -103,11 +106,13 @@ class Progress:
         if not self._is_begun:
             return
         meter = self._meter
-        numbers = (
-            f"{meter.share:4.0%}  {format_size(meter.done_bytes)} of "
-            f"{format_size(meter.total_bytes)}  {format_size(int(meter.rate))}/s  "
-            f"{format_left(meter.left_s)} left"
-        )
+        done = ""
+        if self._of_bytes:
+            done = (
+                f"{format_size(meter.done_bytes)} of {format_size(meter.total_bytes)}  "
+                f"{format_size(int(meter.rate))}/s  "
+            )
+        numbers = f"{meter.share:4.0%}  {done}{format_left(meter.left_s)} left"
         tail = f"  {self._note}" if self._note else ""
         if not self._is_terminal:
             self._write(f"{self._what}: {numbers}{tail}\n")

@@ -11,6 +11,7 @@ import os
 
 from shmr.archive.control import Stopped
 from shmr.config import load
+from shmr.errors import IntegrityError
 from shmr.format.rows import Table
 from shmr.fsck.findings import Report
 from shmr.fsck.naming import named
@@ -46,7 +47,7 @@ def check(
 
 def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobody_stops) -> Report:
     """`check`, of what was opened."""
-    report = Report("check", view.filesystem.hex(), view.mounted, view.as_of_ns)
+    report = Report("check", view.filesystem.hex(), view.mounted, view.as_of_ns, name=view.name)
     report.notes += view.notes
     for finding in view.doubts:
         report.find(finding)
@@ -64,8 +65,26 @@ def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobod
         report.find(finding)
         if stop():
             report.stopped = True
-            break
+            return report
+    report.notes.append(_looked_at(view))
     return report
+
+
+def _looked_at(view: View) -> str:
+    """What there was, in a sentence: nothing is wrong with nothing, too."""
+    reading = view.reading
+    try:
+        fragments = sum(len(archived.fragments) for _, archived in reading.archived_segments())
+    except IntegrityError:
+        fragments = 0  # told of
+    counts = (
+        (reading.count(Table.INODE), "inodes"),
+        (reading.count(Table.DENTRY), "names"),
+        (reading.count(Table.EXTENT), "extents"),
+        (len(view.store.segments), "segments of the workspace"),
+        (fragments, "fragments in archives"),
+    )
+    return "looked at: " + ", ".join(f"{count} {what}" for count, what in counts)
 
 
 class _Told:

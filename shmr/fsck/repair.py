@@ -23,7 +23,7 @@ from shmr.catalog import store as catalog_store
 from shmr.config import Config, load
 from shmr.errors import SetupError, ShmrError
 from shmr.fsck.checking import check_view
-from shmr.fsck.findings import KEPT_PER_KIND, Kind, Report
+from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Report, Where
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.mending.mender import Mender
 from shmr.fsck.mending.rows import mend_rows
@@ -187,10 +187,10 @@ def look_at(volume: Volume) -> Iterator[Flaw]:
 def settled(before: Report, after: Report, notes: Sequence[str]) -> Report:
     """The report of both: what is not found any more was repaired."""
     report = replace(after, notes=[*before.notes, *notes, *after.notes])
-    left = {(finding.kind, finding.where) for finding in after.findings}
+    left = set(map(_place, after.findings))
     gone: Counter[str] = Counter()
     for finding in before.findings:
-        if (finding.kind, finding.where) not in left:
+        if _place(finding) not in left:
             gone[finding.kind] += 1
             report.mend(finding)
     for kind, count in before.counts.items():
@@ -198,6 +198,11 @@ def settled(before: Report, after: Report, notes: Sequence[str]) -> Report:
         if count > KEPT_PER_KIND:
             report.repaired_counts[kind] = max(gone[kind], count - after.counts[kind])
     return report
+
+
+def _place(finding: Finding) -> tuple[Kind, Where]:
+    """What a finding is of. The path may be another: files go to lost+found."""
+    return finding.kind, replace(finding.where, path=None)
 
 
 class _Followed:

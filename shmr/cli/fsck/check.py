@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
     library = cast(CheckLibrary, load("shmr.fsck.checking"))
-    with stop_asked() as stop, Progress("check", 0) as progress:
+    with stop_asked() as stop, Progress("check", 0, of_bytes=False) as progress:
 
         def show(phase: str, size: int, total: int) -> None:
             progress.update(size, total_bytes=total, note=phase)

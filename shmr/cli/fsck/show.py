@@ -45,6 +45,7 @@ def as_plain(report: Report) -> dict[str, Any]:
     return {
         "job": report.job,
         "filesystem": report.filesystem,
+        "name": report.name,
         "mounted": report.mounted,
         "as_of_ns": report.as_of_ns,
         "exit_code": int(report.exit_code),
@@ -58,12 +59,13 @@ def as_plain(report: Report) -> dict[str, Any]:
 
 
 def _head(report: Report) -> str:
+    name = report.name or report.filesystem
     if not report.mounted:
-        return f"filesystem {report.filesystem}, not mounted"
+        return f"filesystem {name}, not mounted"
     as_of = ""
     if report.as_of_ns is not None:
         as_of = f": as of its last checkpoint, {age(time.time_ns() - report.as_of_ns)} ago"
-    return f"filesystem {report.filesystem}, mounted{as_of}; nothing is changed"
+    return f"filesystem {name}, mounted{as_of}; nothing is changed"
 
 
 def _told(finding: Finding, title: str, foretold: bool) -> list[str]:

@@ -53,7 +53,13 @@ def doubt(kind: Kind, message: str, where: Where, *, rebuilt: bool) -> Flaw:
 
 
 def decided(finding: Finding, *, from_log: bool) -> Finding:
-    """The finding with the one of its remedies that is going to be taken."""
+    """The finding with the one of its remedies that is going to be taken.
+
+    Where the log knows no better, what only it could know is lost.
+    """
     if finding.kind not in KINDS or finding.remedy is None:
         return finding
-    return replace(finding, remedy=REBUILD if from_log else finding.remedy.removeprefix(_OR))
+    if from_log:
+        return replace(finding, remedy=REBUILD)
+    rest = finding.remedy.removeprefix(_OR)
+    return replace(finding, remedy=None if rest == REBUILD else rest)
