@@ -525,7 +525,11 @@ def test_drives_of_two_filesystems_are_told_apart(rescued: Rescued, place: Path)
     drives = copied(rescued.cold, place)
     other.fill()
     (stray, *_) = (path for cold in other.cold for path in Path(cold).glob("fragment-*"))
-    shutil.copy(stray, drives[0] / stray.name.replace("-000001", "-000777"))
+    shutil.copy(stray, drives[0] / "fragment-000000000777-00-000001")
+    said = decode("--drives", *drives, "--to", place / "out")
+    assert said.code == WHOLE and tree_at(place / "out") == unprivileged(rescued.tree)
+    for path in (path for drive in drives for path in drive.glob("snapshot-*")):
+        path.unlink()
     said = decode("--drives", *drives, "--list")
     assert said.code == WHOLE and "of another filesystem" in said.notes
 

@@ -79,6 +79,8 @@ def note(text: str) -> None:
 def shown(name: bytes) -> str:
     """A name as it can be printed: a terminal obeys some bytes, and none of those get there."""
     text = name.decode("utf-8", "backslashreplace")
+    if text.isprintable() and "\\" not in text:
+        return text
     return "".join(
         c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
     )
@@ -239,7 +241,7 @@ ID = 16  # bytes of an id: of a filesystem, a pool, a drive
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 SUPERBLOCK = re.compile(r"superblock-\d{6,}")
 SEGMENT = re.compile(r"(journal|data|snapshot)-(\d{12,18})")
-FRAGMENT = re.compile(r"fragment-\d{12,}-\d{2}-\d{6,}")
+FRAGMENT = re.compile(r"fragment-(\d{12,18})-(\d{2})-\d{6,}")
 
 
 class Superblock(NamedTuple):
@@ -891,41 +893,52 @@ class Store:
     def __init__(self, drives: list[Drive]) -> None:
         self.drives = drives
         self.filesystem = b""
-        self.fragments: dict[tuple[int, int], list[Header]] = {}
-        self.segments: dict[str, dict[int, list[File]]] = {
-            "journal": {},
-            "data": {},
-            "snapshot": {},
-        }
+        self.fragments: dict[tuple[int, int], list[File]] = {}
+        """By segment and fragment. That is what their names say: where to look, and no more."""
+        self.segments: dict[str, dict[int, list[File]]]
+        self.segments = {"journal": {}, "data": {}, "snapshot": {}}
         self.pool_names: dict[bytes, str] = {}
+        self._headers: dict[File, Header | None] = {}
         self._kept: dict[Any, Any] = {}
         """Footers and units that were read last, by fragment."""
         self._kept_bytes = 0
-        found: list[Header] = []
         for drive in drives:
             for name in drive.names:
-                file, named = File(drive, name), SEGMENT.fullmatch(name)
-                if named:
-                    self.segments[named[1]].setdefault(int(named[2]), []).append(file)
-                elif FRAGMENT.fullmatch(name):
-                    try:
-                        found.append(header_of(file))
-                    except Damaged as error:
-                        note(f"left out: {error}")
-        self._identify(found)
-        for header in found:
-            if header.filesystem == self.filesystem:
-                key = header.segment, header.fragment
-                self.fragments.setdefault(key, []).append(header)
-            else:
-                path = f"{header.file.drive.path}/{header.file.name}"
-                note(f"left out: {path}: of another filesystem")
+                segment, fragment = SEGMENT.fullmatch(name), FRAGMENT.fullmatch(name)
+                if segment:
+                    numbered = self.segments[segment[1]].setdefault(int(segment[2]), [])
+                    numbered.append(File(drive, name))
+                elif fragment:
+                    key = int(fragment[1]), int(fragment[2])
+                    self.fragments.setdefault(key, []).append(File(drive, name))
+        self._identify()
 
-    def _identify(self, found: list[Header]) -> None:
+    def headers(self, segment: int, fragment: int) -> Iterator[Header]:
+        """The headers of a fragment's files, of those that are what their names say."""
+        for file in self.fragments.get((segment, fragment), ()):
+            if file not in self._headers:
+                self._headers[file] = None
+                try:
+                    header = header_of(file)
+                    where = f"{file.drive.path}/{file.name}"
+                    known = self.filesystem or header.filesystem
+                    require(header.filesystem == known, f"{where}: of another filesystem")
+                    right = (header.segment, header.fragment) == (segment, fragment)
+                    require(right, f"{where}: is another fragment")
+                    self._headers[file] = header
+                except Damaged as error:
+                    note(f"left out: {error}")
+            found = self._headers[file]
+            if found is not None:
+                yield found
+
+    def _identify(self) -> None:
         """Which filesystem this is: what the superblocks say, or the fragments without any."""
         blocks_found = [drive.superblock for drive in self.drives if drive.superblock]
         self.pool_names = {block.pool: shown(block.pool_name) for block in blocks_found}
-        ids = {block.filesystem for block in blocks_found} or {one.filesystem for one in found}
+        ids = {block.filesystem for block in blocks_found}
+        if not ids:
+            ids = {one.filesystem for key in self.fragments for one in self.headers(*key)}
         if len(ids) > 1:
             told = "".join(
                 f"\n  {drive.path}: filesystem {shown(drive.superblock.filesystem_name)!r} "
@@ -991,7 +1004,7 @@ class Store:
         problem = f"fragment {index} of segment {segment} is needed, from {self.label(drive)}"
         # What a segment holds never changes: a fragment of any generation will do.
         for other in self._indexes(row, index):
-            for header in self.fragments.get((segment, other), ()):
+            for header in self.headers(segment, other):
                 if header.shape != row.shape:
                     continue
                 try:
@@ -1083,6 +1096,7 @@ class Tree:
     def __init__(self, rows: Rows, store: Store) -> None:
         self._rows = rows
         self._store = store
+        self._archived: dict[int, Archived] = {}
 
     def inode(self, number: int) -> Inode:
         """Raises Damaged."""
@@ -1144,20 +1158,30 @@ class Tree:
             yield Piece(reached, inode.size - reached, None, "no row says where they are")
 
     def _pieces_of(self, inode: int, extent: Extent) -> Iterator[Piece]:
-        value = self._rows.get(ARCHIVE, struct.pack(">Q", extent.segment))
         try:
-            if value is None:
+            row = self._row_of(extent)
+            if row is None:
                 content = self._store.in_workspace(inode, extent)
                 yield Piece(extent.offset, extent.length, content)
                 return
-            row = decode_archived(value)
-            inside = extent.skip + extent.length <= row.shape.used_bytes
-            require(inside, f"extent of inode {inode}: outside its segment")
         except Damaged as error:
             yield Piece(extent.offset, extent.length, None, str(error))
             return
         for piece in self._store.archived(extent.segment, row, extent.skip, extent.length):
             yield piece._replace(offset=extent.offset + piece.offset)
+
+    def _row_of(self, extent: Extent) -> Archived | None:
+        """The row of the archived segment that an extent is in; None: it is in the workspace."""
+        segment = extent.segment
+        if segment not in self._archived:
+            value = self._rows.get(ARCHIVE, struct.pack(">Q", segment))
+            if value is None:
+                return None
+            self._archived[segment] = decode_archived(value)
+        row = self._archived[segment]
+        inside = extent.skip + extent.length <= row.shape.used_bytes
+        require(inside, f"an extent lies outside of its segment {segment}")
+        return row
 
     def missing(self, inode: Inode) -> Iterator[Piece]:
         """What is missing of a file, as far as that can be told without reading it."""
@@ -1172,9 +1196,8 @@ class Tree:
             yield Piece(reached, inode.size - reached, None)
 
     def _missing_of(self, extent: Extent) -> Iterator[Piece]:
-        value = self._rows.get(ARCHIVE, struct.pack(">Q", extent.segment))
-        if value is not None:
-            row = decode_archived(value)
+        row = self._row_of(extent)
+        if row is not None:
             yield from self._store.absent(extent.segment, row, extent.skip, extent.length)
         elif extent.segment not in self._store.segments["data"]:
             yield Piece(extent.offset, extent.length, None)
@@ -1193,8 +1216,8 @@ class Numbers(Tree):
         super().__init__(Rows(), store)
         self._segments: dict[int, Header] = {}
         self._found: list[tuple[int, int, int, int, int, int]] = []
-        for (segment, _), headers in sorted(store.fragments.items()):
-            for header in headers:
+        for segment, fragment in sorted(store.fragments):
+            for header in store.headers(segment, fragment):
                 if segment in self._segments:
                     break  # every fragment of a segment has the same table
                 try:
