@@ -231,8 +231,9 @@ class Finding:
 class Report:
     """What one run of the checker came to. Filled while it runs, and given out at its end.
 
-    `job` is the subcommand; `filesystem` the id, `name` what people call it; `as_of_ns` the time of the checkpoint that was looked at, None where it
-    is the present; `mounted` says that the filesystem was in use, and nothing was changed.
+    `job` is the subcommand, `filesystem` the id, `name` what people call it; `as_of_ns` the time of
+    the checkpoint that was looked at, None where it is the present; `mounted` says that the
+    filesystem was in use, and nothing was changed.
     `repaired` are findings that were put right; those in `findings` are not, or not yet.
     `notes` are sentences for people that are no findings: what was looked at, what to do next.
     `stopped`: somebody stopped it before its end.
