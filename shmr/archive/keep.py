@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from shmr.archive.leave import leave_on
 from shmr.archive.pool import NoPlace, Pool
 from shmr.core.placement import DriveState
 from shmr.drive.seam import Drive, DriveFile
 from shmr.errors import DriveError, IntegrityError
+from shmr.format.frame import Kind
 from shmr.format.records import Stream
 from shmr.log import walk
 from shmr.log.fragments import FragmentStore
@@ -116,8 +117,16 @@ def tidy(fragments: FragmentStore, pool: Pool) -> None:
         names = frozenset() if drive is None else frozenset(_copies(drive))
         if names:
             copies[drive_id] = names
-    for newest in sorted(copies.values(), key=max, reverse=True):
-        whole = [drive_id for drive_id, names in copies.items() if newest <= names]
+    if len(set(copies.values())) < 2:
+        return
+    for newest in sorted(set(copies.values()), key=max, reverse=True):
+        # A name says nothing: the power may have failed while the newer ones were written.
+        whole = [
+            drive_id
+            for drive_id, names in copies.items()
+            if newest <= names
+            and _is_complete(fragments.drives[drive_id], fragments.filesystem, newest)
+        ]
         if len(whole) > pool.m:
             for drive_id, names in copies.items():
                 _discard(fragments.drives[drive_id], set(names - newest))
@@ -218,6 +227,34 @@ def _size(store: SegmentStore, segment: Segment) -> int:
         except DriveError as error:
             logger.warning("%s", error)
     return store.drives[segment.drives[-1]].size(segment.name)
+
+
+def _is_complete(drive: Drive, filesystem: bytes, names: Collection[str]) -> bool:
+    """Are these files one snapshot, with its end, and does every frame of it verify?"""
+    before = (0, 0, 0)
+    last: walk.Found | None = None
+    try:
+        for name in sorted(names):
+            number = int(name.rpartition("-")[2])
+            file = drive.open(name)
+            try:
+                opened = walk.opening_of((file,), filesystem, number)
+                if opened is None or opened[1][4:] != before:
+                    return False
+                last = opened[0]
+                for found in walk.walk((file,), last.end, last.header.checksum, last.header):
+                    if walk.payload_of((file,), found) is None:
+                        return False
+                    last = found
+            finally:
+                file.close()
+            if last.end != drive.size(name):
+                return False
+            before = (number, last.end, last.header.checksum)
+    except DriveError as error:
+        logger.warning("%s", error)
+        return False
+    return last is not None and last.header.kind == Kind.COMMIT
 
 
 def _is_whole(store: SegmentStore, segment: Segment, drive: Drive, size: int) -> bool:
