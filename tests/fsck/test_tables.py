@@ -40,28 +40,32 @@ from tests.fsck.rows import Rows, rows_of
 FILE, OTHER, ARCHIVED = b"a", b"b", b"cold"
 
 
+def at_rest(place: Path) -> Site:
+    """A filesystem at rest with a bit of everything."""
+    pool = pool_of("2+1")
+    site = Site(place, pool)
+    volume = site.open()
+    site.write(volume, ARCHIVED, b"c" * 50_000)
+    site.shift(volume, pool)
+    site.write(volume, FILE, b"x" * 10_000)
+    site.write(volume, FILE, b"y" * 10_000, at=40_000)
+    site.write(volume, OTHER, b"z" * 5_000)
+    names = volume.names
+    top = names.create(ROOT, b"d", stat.S_IFDIR | 0o755, ME)
+    below = names.create(top.number, b"e", stat.S_IFDIR | 0o755, ME)
+    names.create(below.number, b"f", stat.S_IFREG | 0o644, ME)
+    names.create(below.number, b"pipe", stat.S_IFIFO | 0o644, ME)
+    names.create(below.number, b"link", stat.S_IFLNK | 0o777, ME, target=b"../f")
+    names.link(site.numbers[FILE], below.number, b"again")
+    volume.xattrs.set(site.numbers[FILE], b"user.x", b"1")
+    assert volume.close()
+    return site
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    """A filesystem at rest with a bit of everything."""
     with scratch() as place, small_limits():
-        pool = pool_of("2+1")
-        site = Site(place, pool)
-        volume = site.open()
-        site.write(volume, ARCHIVED, b"c" * 50_000)
-        site.shift(volume, pool)
-        site.write(volume, FILE, b"x" * 10_000)
-        site.write(volume, FILE, b"y" * 10_000, at=40_000)
-        site.write(volume, OTHER, b"z" * 5_000)
-        names = volume.names
-        top = names.create(ROOT, b"d", stat.S_IFDIR | 0o755, ME)
-        below = names.create(top.number, b"e", stat.S_IFDIR | 0o755, ME)
-        names.create(below.number, b"f", stat.S_IFREG | 0o644, ME)
-        names.create(below.number, b"pipe", stat.S_IFIFO | 0o644, ME)
-        names.create(below.number, b"link", stat.S_IFLNK | 0o777, ME, target=b"../f")
-        names.link(site.numbers[FILE], below.number, b"again")
-        volume.xattrs.set(site.numbers[FILE], b"user.x", b"1")
-        assert volume.close()
-        yield site
+        yield at_rest(place)
 
 
 def found(site: Site, catalog: Path) -> list[Finding]:

@@ -86,7 +86,7 @@ def states(walk: Walk, store: SegmentStore, *, changing: bool) -> Iterator[Flaw]
         if not changing and (segment is None or segment.stream != stream):
             message = f"state {name.decode()} names segment {number}, which is none of that kind"
             mend = Mend((Row(Table.STATE, name, None),))
-            yield flaw(Kind.STATE_WRONG, None, message, "make a new snapshot", mend)
+            yield flaw(Kind.STATE_WRONG, None, message, "take it out", mend)
 
 
 def _is_id(text: bytes) -> bool:
