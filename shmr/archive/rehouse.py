@@ -1,7 +1,7 @@
 """Fragments of archived segments are written anew: on other drives, or more of parity.
 
-    WRITE, SYNC     of one fragment, while of the one before it                (`rewrite`)
-    VERIFY          read back and compared                                     (`rewrite`)
+    WRITE           of one fragment, while the one before it is synced         (`rewrite`)
+    SYNC, VERIFY    sealed, read back and compared                             (`rewrite`)
     SWITCH          the segment is held, its row names the new fragment, a commit
     settle          a snapshot on m+1 drives, holds end, then what was replaced is discarded
 
@@ -59,7 +59,7 @@ class Step(NamedTuple):
 
 
 class _Proving(NamedTuple):
-    """A fragment that was written, on its way through VERIFY and SWITCH."""
+    """A fragment that was written, on its way through SYNC, VERIFY and SWITCH."""
 
     segment: int
     task: Task[None]
@@ -101,7 +101,7 @@ class Rehousing:
         """Steps that were not taken for this reason."""
 
     def run(self, steps: Iterable[Step]) -> Work[None]:
-        """Take all steps, and settle: each is written while the one before it is verified.
+        """Take all steps, and settle: each is written while the one before is synced and verified.
 
         What is lost stays as it is, and is in `lost`. What was to be on a drive that failed stays
         where it is, and the drive is in `failed`.
@@ -162,7 +162,7 @@ class Rehousing:
             yield from self._proved()
         except Exception:
             store.unpin(step.segment)
-            yield rewriting.discard
+            yield from rewriting.abandon()
             raise
         task = Task(self._prove(step, rewriting, told), self._workers.crew)
         self._proving = _Proving(step.segment, task)
@@ -225,7 +225,7 @@ class Rehousing:
                 task.abandon()
 
     def _prove(self, step: Step, rewriting: Rewriting, told: Told) -> Work[None]:
-        """VERIFY and SWITCH; or nothing is left of it. Raises what SWITCH does."""
+        """SYNC, VERIFY and SWITCH; or nothing is left of it. Raises what SWITCH does."""
         try:
             yield from self._verify(rewriting)
         except (DriveError, IntegrityError) as error:
@@ -234,16 +234,16 @@ class Rehousing:
         yield from self._switch_to(rewriting)
 
     def _verify(self, rewriting: Rewriting) -> Work[None]:
-        """VERIFY. The segment is pinned, and then is not."""
+        """SYNC and VERIFY. The segment is pinned, and then is not."""
         try:
-            yield from rewriting.verify()
+            yield from rewriting.prove()
         finally:
             self._context.reader.store.unpin(rewriting.number)
 
     def _switch_to(self, rewriting: Rewriting) -> Work[None]:
         if self._volume.catalog.archived(rewriting.number) != rewriting.before:
             # Emptied and retired meanwhile.
-            yield rewriting.discard
+            yield from rewriting.abandon()
             return
         self._switch(rewriting.number, rewriting.before, rewriting.after)
         self.moved += 1

@@ -22,6 +22,7 @@ from shmr.archive.workers import Workers
 from shmr.archive.write import FragmentFile
 from shmr.codec import Codec
 from shmr.core.stripe import UnitPlace
+from shmr.drive.seam import DriveFile
 from shmr.errors import DriveError, IntegrityError, ShmrError
 from shmr.format.archived import Archived, Placed
 from shmr.format.fragment import BLOCK, Code, decode_header, units_of
@@ -63,8 +64,8 @@ def rehoused(archived: Archived, index: int, drive: bytes) -> Archived:
 class Rewriting:
     """Fragment `index` of a segment, whose row is `before`, written anew on `drive`.
 
-    `write`, then `verify`; whichever raises leaves nothing of it behind. Both are works of jobs
-    that know nothing of the volume, so that one may be written while another is verified.
+    `write`, then `prove`; whichever raises leaves nothing of it behind. Both are works of jobs that
+    know nothing of the volume, so that one may be written while another is synced and verified.
     """
 
     def __init__(
@@ -88,53 +89,61 @@ class Rewriting:
         self._control = control
         self._source = Source(gather, number, before, index)
         self._header = self.after.header(gather.fragments.filesystem, number, index)
+        self._file: DriveFile | None = None
         self._fragment: FragmentFile | None = None
         self._table = b""
         self._coming: deque[Future[list[bytes]]] = deque()
         self._appending: deque[Future[None]] = deque()
 
     def write(self) -> Work[None]:
-        """WRITE and SYNC. Raises Lost, Stopped; DriveError of the drive that is written to."""
+        """WRITE. Raises Lost, Stopped; DriveError of the drive that is written to."""
         fragments = self._gather.fragments
         generation = self.after.fragments[self.index].generation
         # As many units are read as decoding one of them takes.
         runs = runs_of(self.after, RUN_BYTES // self.after.k)
         self._table = yield self._source.table
-        file = yield partial(
+        self._file = yield partial(
             fragments.claim, self.drive, self.number, self.index, generation, self._header.length
         )
+        kept = False
         try:
-            self._fragment = yield partial(FragmentFile, self.drive, self._header, file)
+            self._fragment = yield partial(FragmentFile, self.drive, self._header, self._file)
             waiting = deque(runs)
             for run in runs:
                 self._control.check()
                 yield partial(self._transfer, waiting)
                 self._control.advance(Phase.WRITE, size_of(self.before, run))
-            yield self._finish
+            kept = True
         except Exception:
-            self._ended()
-            file.close()
-            yield self.discard
+            yield from self.abandon()
             raise
         finally:
-            # No file is closed while somebody writes to it.
-            self._ended()
-            file.close()
+            if not kept:
+                self._close()
 
-    def verify(self) -> Work[None]:
-        """VERIFY. Raises DriveError, IntegrityError, of the drive that was written to.
+    def prove(self) -> Work[None]:
+        """SYNC and VERIFY. Raises DriveError, IntegrityError, of the drive that was written to.
 
         Nobody stops it: what was written would have to be written again.
         """
         runs = runs_of(self.after, VERIFY_BYTES)
         try:
+            yield self._finish
+            self._close()
             yield self._check_ends
             for at, run in enumerate(runs):
                 yield partial(self._check, run, runs[at + 1] if at + 1 < len(runs) else None)
                 self._control.advance(Phase.VERIFY, size_of(self.before, run))
         except Exception:
-            yield self.discard
+            yield from self.abandon()
             raise
+        finally:
+            self._close()
+
+    def abandon(self) -> Work[None]:
+        """Nothing is left of it: it is not wanted any more."""
+        self._close()
+        yield self.discard
 
     def discard(self) -> None:
         """Remove what was written. What a drive refuses to discard stays as a stray."""
@@ -169,12 +178,14 @@ class Rewriting:
         assert self._fragment is not None, "it was begun"
         self._fragment.finish(self._table)
 
-    def _ended(self) -> None:
-        """Nobody reads or writes for it any more."""
+    def _close(self) -> None:
+        """Nobody reads or writes for it any more, and its file is closed."""
         wait(self._coming)
         wait(self._appending)
         self._coming.clear()
         self._appending.clear()
+        if self._file is not None:
+            self._file.close()
 
     def _check_ends(self) -> None:
         """What stands before and behind the units, and the sums, are those that were written."""
