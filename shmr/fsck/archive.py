@@ -8,7 +8,7 @@ which too little is left.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 
@@ -27,7 +27,7 @@ from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.replay import Journal
 from shmr.volume.damage import PREFIX, damaged
 
-BATCH = 256
+BATCH = 64
 """Segments whose fragments are looked at side by side."""
 ANEW = "write fragment {} of segment {} anew"
 REBUILD = "write what was on it anew elsewhere, with `shmr-fsck rebuild-drive CONFIG {}`"
@@ -40,8 +40,9 @@ class Fragments:
     """One check of all fragments. `lost` are findings that want the name of their file; `notes`
     are sentences for people."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, pulse: Callable[[], None] = lambda: None) -> None:
         self._view = view
+        self._pulse = pulse
         self._reading = view.reading
         self._there = view.fragments.drives
         self._live = view.reading.live()
@@ -57,6 +58,7 @@ class Fragments:
         rows = self._reading.archived_segments()
         with ThreadPoolExecutor(max(1, len(self._there)), "check") as threads:
             while some := list(islice(rows, BATCH)):
+                self._pulse()
                 yield from self._batch(threads, some)
         yield from self._noted()
         yield from self._missing_drives()

@@ -61,11 +61,13 @@ def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobod
     if report.stopped:
         return report
     told.show("drives")
-    for finding in places(view, report.notes):
-        report.find(finding)
-        if stop():
-            report.stopped = True
-            return report
+    try:
+        for finding in places(view, report.notes, told.pulse):
+            report.find(finding)
+            told.pulse()
+    except Stopped:
+        report.stopped = True
+        return report
     report.notes.append(_looked_at(view))
     return report
 
@@ -109,6 +111,11 @@ class _Told:
         self._done_bytes += rows * self._row_bytes.get(table, 0)
         if table in self._row_bytes:
             self.show(_PHASES[table])
+
+    def pulse(self) -> None:
+        """Raises Stopped."""
+        if self._stop():
+            raise Stopped()
 
     def show(self, phase: str) -> None:
         if self._watcher is not None:

@@ -11,7 +11,7 @@ Headers, footers, lengths and names are read; no byte of a file is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from shmr.errors import IntegrityError
@@ -25,16 +25,19 @@ from shmr.fsck.segments import DataSegments, rescanned
 from shmr.fsck.superblocks import superblock_findings
 
 
-def places(view: View, notes: list[str] | None = None) -> Iterator[Finding]:
+def places(
+    view: View, notes: list[str] | None = None, pulse: Callable[[], None] = lambda: None
+) -> Iterator[Finding]:
     """What is wrong; what is no finding but worth a sentence is added to `notes`.
 
+    `pulse` is called now and then, and may raise what ends it.
     Rows that are damaged end the part that needs them: what is wrong with those the tables tell.
     Raises DriveError where a drive of the workspace cannot be listed.
     """
     notes = [] if notes is None else notes
     # Whoever has the volume open may not know yet what is gone from the drives.
     view = replace(view, store=rescanned(view.store))
-    segments, fragments = DataSegments(view), Fragments(view)
+    segments, fragments = DataSegments(view, pulse), Fragments(view, pulse)
     parts = (
         superblock_findings(view),
         journal_findings(view),

@@ -10,7 +10,7 @@ Flat in memory: a chunk of extents, and a few numbers for each segment.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby, islice
@@ -28,6 +28,7 @@ from shmr.log.store import Segment, SegmentStore, segment_name
 
 CHUNK = 1 << 18
 """Extents that are sorted at a time: some 20 MB."""
+_PULSE = 1 << 15
 MOVE = "move what lives in segment {} to new ones"
 _WANT = struct.Struct(">QQIQQ")
 """Segment, and of the frame: offset, length of the payload, inode, position in the file."""
@@ -73,8 +74,9 @@ class _Known:
 class DataSegments:
     """One check of all data segments. `lost` are findings that want the name of their file."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, pulse: Callable[[], None] = lambda: None) -> None:
         self._view = view
+        self._pulse = pulse
         self._reading = view.reading
         self._store = view.store
         self._known: dict[int, _Known] = {}
@@ -88,6 +90,7 @@ class DataSegments:
             if not chunk:
                 break
             for number, group in groupby(chunk, lambda want: want[:8]):
+                self._pulse()
                 segment = int.from_bytes(number, "big")
                 frames = [_WANT.unpack(want)[1:] for want in group]
                 yield from self._frames(segment, frames)
@@ -98,7 +101,9 @@ class DataSegments:
         """Of each extent in the workspace: the frame that it names, packed so that it sorts."""
         archived = {number for number, _ in self._reading.archived_segments()}
         pack = _WANT.pack
-        for inode, extent in self._reading.all_extents():
+        for count, (inode, extent) in enumerate(self._reading.all_extents()):
+            if not count % _PULSE:
+                self._pulse()
             at = extent.address
             if at is None or at.segment in archived:
                 continue

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from shmr.archive.control import Control
+from shmr.archive.control import Control, Phase
 from shmr.archive.keep import keep_snapshot, newest_snapshot
 from shmr.archive.pool import NoPlace, Pool
 from shmr.errors import DriveError, IntegrityError
@@ -120,6 +120,7 @@ def _move(volume: Volume, inode: int, extent: Extent, control: Control) -> Work[
             plan.release()
     except (IntegrityError, DriveError) as error:
         logger.error("inode %d, offset %d stays where it is: %s", inode, extent.offset, error)
+        control.plan(-extent.length)
         return
     new = context.append_data(
         inode,
@@ -129,7 +130,8 @@ def _move(volume: Volume, inode: int, extent: Extent, control: Control) -> Work[
         moving=True,
     )
     context.apply([piece.row(inode) for piece in new])
-    control.plan(-extent.length)
+    # Nobody reads it back: to write it is all of it.
+    control.advance(Phase.WRITE, 2 * extent.length)
 
 
 # -- snapshots ------------------------------------------------------------------------------
