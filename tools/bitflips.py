@@ -7,8 +7,11 @@
     tools/bitflips.py --list                           # the kinds of bytes, and how many there are
 
 The filesystem is on simulated drives and has every structure of FORMAT.md; four of them: a
-workspace of one drive and a mirror of two, left cleanly and by a crash. For each bit: reading
-everything gives what was written or an error, and where there is redundancy no error.
+workspace of one drive and a mirror of two, left cleanly and by a crash. For each bit, by --stage:
+
+    read    reading everything gives what was written or an error, and where there is redundancy
+            no error
+    find    check and scrub find it, unless it is harmless by definition (tests/fsck/harmless.py)
 
 The kinds of bytes take turns, each with an order of its own over all of its bits that the seed
 gives; so after a while the small structures are done whole, and only file contents and empty space
@@ -26,7 +29,7 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -34,18 +37,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from shmr.testing.trial import scratch
 from tests.fsck import flipping
+from tests.fsck.harmless import ground_of
+from tests.fsck.structures import Flip
 from tests.fsck.subject import Subject, Wrong, build, limits
 
 WAYS = {"single-clean": (1, True), "single-crash": (1, False),
         "mirror-clean": (2, True), "mirror-crash": (2, False)}  # fmt: skip
 BATCH = 50
 LINE_EVERY_S = 10
-Case = tuple[str, flipping.Flip]
+Case = tuple[str, Flip]
+Judge = Callable[[str, Flip], object]
+STAGES = ("read", "find")
 
 
 def cases(subjects: dict[str, Subject], seed: int, structure: str) -> Iterator[Case]:
     """All bits of all kinds of bytes whose name has `structure` in it, the kinds in turn."""
-    turns: deque[tuple[str, Iterator[flipping.Flip]]] = deque()
+    turns: deque[tuple[str, Iterator[Flip]]] = deque()
     for title, subject in subjects.items():
         for kind, pieces in flipping.by_kind(subject).items():
             if structure in kind:
@@ -59,14 +66,22 @@ def cases(subjects: dict[str, Subject], seed: int, structure: str) -> Iterator[C
             turns.append((title, flips))
 
 
-def run(subjects: dict[str, Subject], batch: list[Case], place: Path) -> Iterator[str]:
+def judge_of(stage: str, subjects: dict[str, Subject], place: Path) -> Judge:
+    """What is asked of each case."""
+    if stage == "read":
+        return lambda title, flip: flipping.read_after(subjects[title], flip, place)
+    grounds = {title: ground_of(subject, place) for title, subject in subjects.items()}
+    return lambda title, flip: flipping.find_after(subjects[title], flip, grounds[title], place)
+
+
+def run(judge: Judge, batch: list[Case]) -> Iterator[str]:
     """The cases of a batch in a child; what did not hold, a paragraph each."""
     while batch:
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.close(reading)
-            _in_child(subjects, batch, place, writing)
+            _in_child(judge, batch, writing)
         os.close(writing)
         with os.fdopen(reading) as told:
             lines = told.read().split("\0")
@@ -79,11 +94,11 @@ def run(subjects: dict[str, Subject], batch: list[Case], place: Path) -> Iterato
         batch = batch[done + 1 :]
 
 
-def _in_child(subjects: dict[str, Subject], batch: list[Case], place: Path, writing: int) -> None:
+def _in_child(judge: Judge, batch: list[Case], writing: int) -> None:
     try:
         for title, flip in batch:
             try:
-                flipping.read_after(subjects[title], flip, place)
+                judge(title, flip)
             except Wrong as wrong:
                 os.write(writing, str(wrong).encode(errors="replace")[:4000] + b"\0")
             os.write(writing, b"done\0")
@@ -103,15 +118,15 @@ def main() -> int:
             _list(subjects, options.structure)
             return 0
         left = cases(subjects, options.seed, options.structure)
-        return _campaign(subjects, islice(left, options.count), place)
+        return _campaign(judge_of(options.stage, subjects, place), islice(left, options.count))
 
 
-def _campaign(subjects: dict[str, Subject], left: Iterator[Case], place: Path) -> int:
+def _campaign(judge: Judge, left: Iterator[Case]) -> int:
     began = told = time.monotonic()
     count = failures = 0
     try:
         while batch := list(islice(left, BATCH)):
-            for wrong in run(subjects, batch, place):
+            for wrong in run(judge, batch):
                 failures += 1
                 print(f"WRONG: {wrong}\n", flush=True)
             count += len(batch)
@@ -148,6 +163,7 @@ def _options() -> argparse.Namespace:
         metavar="TEXT",
         help="only kinds of bytes that are called so",
     )
+    parser.add_argument("--stage", choices=STAGES, default="read", help="what is asked (read)")
     parser.add_argument("--subject", choices=tuple(WAYS), help="only this filesystem")
     parser.add_argument("--list", action="store_true", help="tell the kinds of bytes, and end")
     return parser.parse_args()

@@ -11,27 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import gcd
 from pathlib import Path
-from typing import NamedTuple
 
 from crc32c import crc32c
 
+from shmr.errors import ShmrError
+from shmr.fsck.checking import check
+from shmr.fsck.findings import Report
+from shmr.fsck.scrub import scrub
 from shmr.testing.drive import World
 from shmr.testing.trial import Files, lay_down
-from tests.fsck.structures import CATALOG, Piece, pieces_of
+from tests.fsck.harmless import Ground, reason
+from tests.fsck.stage import staged
+from tests.fsck.structures import CATALOG, Flip, Piece, pieces_of
 from tests.fsck.subject import Seen, Subject, Wrong, copy_of, drive_of, look
-
-
-class Flip(NamedTuple):
-    """Bit `bit` (0..7) of byte `at` of a piece."""
-
-    piece: Piece
-    at: int
-    bit: int
-
-    def __str__(self) -> str:
-        piece = self.piece
-        where = f"{piece.drive or 'catalog'}/{piece.name}"
-        return f"{piece.kind}: bit {self.bit} of byte {piece.offset + self.at} of {where}"
 
 
 def by_kind(subject: Subject) -> dict[str, list[Piece]]:
@@ -156,3 +148,41 @@ def contents_of(world: World) -> dict[tuple[str, str], tuple[int, int]]:
 
 def files_in(catalog: Path) -> Files:
     return {f.name: f.read_bytes() for f in sorted(catalog.iterdir()) if f.name != "lock.mdb"}
+
+
+# -- finding --------------------------------------------------------------------------------
+
+
+def find_after(subject: Subject, flip: Flip, ground: Ground, place: Path) -> str:
+    """Check and scrub a copy with the bit flipped; what they said, in one line. Raises Wrong.
+
+    They must find it unless nobody has to, change nothing, and not find it where nothing is wrong.
+    """
+    where = f"{subject.title}: {flip}"
+    with _struck(subject, flip, place) as (world, catalog):
+        before = contents_of(world), files_in(catalog)
+        with staged(world, place, subject.copies) as config:
+            told = _told_by_all(config, where)
+        if (contents_of(world), files_in(catalog)) != before:
+            raise Wrong(f"{where}: looking changed something")
+    why = reason(ground, flip)
+    if not told and why is None:
+        raise Wrong(f"{where}: neither check nor scrub found it")
+    return ", ".join(sorted(told)) or f"harmless: {why}"
+
+
+def _told_by_all(config: Path, where: str) -> set[str]:
+    """Kinds of findings of check and scrub, and errors for which they could not run."""
+    told: set[str] = set()
+    for look_at in (check, _scrub):
+        try:
+            told |= {str(kind) for kind in look_at(config).counts}
+        except ShmrError as error:
+            told.add(type(error).__name__)
+        except Exception as error:
+            raise Wrong(f"{where}: {error!r}") from error
+    return told
+
+
+def _scrub(config: Path) -> Report:
+    return scrub(config, repair=False).report

@@ -21,7 +21,6 @@ from shmr.units import GIB, KIB
 from tests.fsck.subject import NAME, SCHEMES, SEGMENT_BYTES, pool_drives
 
 
-
 class StagedDrive:
     """Stands where `DirectoryDrive` does: the path is looked up among the drives of the world."""
 

@@ -40,6 +40,19 @@ class Piece(NamedTuple):
     length: int
 
 
+class Flip(NamedTuple):
+    """Bit `bit` (0..7) of byte `at` of a piece."""
+
+    piece: Piece
+    at: int
+    bit: int
+
+    def __str__(self) -> str:
+        piece = self.piece
+        where = f"{piece.drive or 'catalog'}/{piece.name}"
+        return f"{piece.kind}: bit {self.bit} of byte {piece.offset + self.at} of {where}"
+
+
 def pieces_of(subject: Subject) -> list[Piece]:
     """All of them: of the drives in their order, then of the catalog."""
     found = []

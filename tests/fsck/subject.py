@@ -508,7 +508,10 @@ def copy_of(subject: Subject, place: Path) -> Iterator[tuple[World, Path]]:
     """A copy of the drives, and the path of a copy of the catalog within `place`."""
     catalog = place / "catalog"
     for aside in place.glob("catalog*"):
-        lay_down(None, aside)
+        if aside.is_dir():
+            lay_down(None, aside)
+        else:
+            aside.unlink()
     lay_down(subject.files, catalog)
     yield subject.world.kill(), catalog
 

@@ -1,4 +1,5 @@
-"""Every structure on the drives, every class of its bytes: a flipped bit is never read as data.
+"""Every structure on the drives, every class of its bytes: a flipped bit is never read as data, and
+check and scrub find it, or it is harmless by definition (`tests/fsck/harmless.py` says why).
 
 A sample for each kind of byte, by a seed; `tools/bitflips.py` goes over every bit.
 """
@@ -14,6 +15,7 @@ import pytest
 
 from shmr.testing.trial import scratch
 from tests.fsck import flipping
+from tests.fsck.harmless import ground_of
 from tests.fsck.structures import covered, pieces_of
 from tests.fsck.subject import Subject, build, copy_of, limits, look
 
@@ -69,3 +71,15 @@ def test_a_flipped_bit_is_never_read_as_data(
     assert len(flips) > KINDS // 18
     for flip in flips:
         flipping.read_after(subject, flip, place)
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("way", WAYS)
+def test_a_flipped_bit_is_found_or_harmless(
+    place: Path, subjects: dict[tuple[int, bool], Subject], way: tuple[int, bool], part: int
+) -> None:
+    subject = subjects[way]
+    ground = ground_of(subject, place)
+    flips = list(flipping.sampled(subject, random.Random(SEED)))[5 * part + WAYS.index(way) :: 25]
+    found = [flipping.find_after(subject, flip, ground, place) for flip in flips]
+    assert any(not told.startswith("harmless") for told in found)
