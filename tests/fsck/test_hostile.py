@@ -350,34 +350,27 @@ def test_fragments_that_claim_much_and_are_short_are_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("missing", ("snapshot", "nothing"))
+@pytest.mark.parametrize("known", (True, False))
 def test_a_sparse_fragment_of_four_gigabytes_costs_no_memory(
-    forged: Forged, tmp_path: Path, missing: str
+    forged: Forged, tmp_path: Path, known: bool
 ) -> None:
-    """Its footer has 16 MiB of sums, its table 32 MiB of extents; all is as it should be."""
-    data_bytes = (1 << 32) - (1 << 26)
-    extents = [ArchivedExtent(2 + at % 5, at * 4096, 4096, at * 4096) for at in range(EXTENTS_MAX)]
-    used = extents[-1].address + extents[-1].length
-    used = min(used, data_bytes)
-    extents = [one for one in extents if one.address + one.length <= used]
-    header = fragment_header(
-        30, data_bytes=data_bytes, used_bytes=used, extents=len(extents), unit_bytes=4096
-    )
-    table = encode_table(extents)
-    sparse(forged, header, table)
-    if missing == "nothing":
-        row = archived_row(
-            30, data_bytes=data_bytes, used_bytes=used, extents=len(extents), unit_bytes=4096
-        )
-        place = Extent(0, 100 << 20, Address(30, 0, used, 0))
-        forged.snapshot(
-            [ROOT_ROW, row, named(ROOT, b"a", 2), regular(2, 100 << 20).row(), place.row(2)]
-        )
-    out = tmp_path / "out"
-    path = ["--path", "/a"] if missing == "nothing" else ["--path", "/lost+found/inode-2"]
+    """Its footer has 16 MiB of sums, its table 2 MiB of extents; all is as it should be."""
+    count, length = 1 << 16, 60 * 1024
+    extents = [ArchivedExtent(2 + at % 5, at * length, length, at * length) for at in range(count)]
+    used = count * length
+    shape = {"data_bytes": used, "used_bytes": used, "extents": count, "unit_bytes": 4096}
+    sparse(forged, fragment_header(30, **shape), encode_table(extents))
+    path = "/lost+found/inode-2"
+    if known:
+        path = "/a"
+        place = Extent(0, 50 << 20, Address(30, 0, used, 0))
+        rows = [ROOT_ROW, archived_row(30, **shape), named(ROOT, b"a", 2), place.row(2)]
+        forged.snapshot([*rows, regular(2, 50 << 20).row()])
     command = ["decode", "--drives", str(forged.path)]
-    ended = confined([*command, "--list"], [*command, "--to", str(out), *path])
-    assert set(ended.codes) <= {0, 4}
+    to = ["--to", str(tmp_path / "out")]
+    ended = confined([*command, "--list"], [*command, *to, "--path", path])
+    # Inodes 3 to 6 no snapshot knows: they are in lost+found.
+    assert ended.codes == [4, 4]
 
 
 def sparse(forged: Forged, header: FragmentHeader, table: bytes) -> None:
