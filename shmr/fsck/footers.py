@@ -62,7 +62,7 @@ class Footers:
         self._drives = drives
         self._pools: dict[bytes, bytes] = {}
         # One number for each name, in order: a million names are small so.
-        self._names = {key: _names_on(drive) for key, drive in drives.items()}
+        self._names = {key: _names_on(drive) for key, drive in drives.items() if any(key)}
 
     def __bool__(self) -> bool:
         return any(self._names.values())
@@ -235,7 +235,7 @@ def _names_on(drive: Drive) -> list[int]:
     for file in names:
         name = parse_name(file)
         if name is not None and 0 < name.segment < SEGMENT_MAX:
-            if name.generation >> _GENERATION_BITS == 0:
+            if 0 < name.generation < 1 << _GENERATION_BITS:
                 found.append(_number(name))
             if len(found) == NAMES_MAX:
                 logger.error("%s: more than %d fragments", drive.label, NAMES_MAX)

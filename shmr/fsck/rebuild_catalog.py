@@ -28,7 +28,8 @@ from shmr.format.superblock import Superblock
 from shmr.fsck.findings import Finding, Kind, Report, Where
 from shmr.fsck.new_workspace import Layout, NewWorkspace, Stage, stage_of
 from shmr.fsck.opening import View, view_of
-from shmr.fsck.salvage import Salvaged, Source, salvage
+from shmr.fsck.salvage import Salvaged, salvage
+from shmr.fsck.sources import Source
 from shmr.fsck.tables.check import tables
 from shmr.log.fragments import FragmentStore
 from shmr.log.store import SegmentStore
@@ -43,8 +44,8 @@ from shmr.volume.membership import identify, read_superblock
 class Rebuilt:
     """What came of it, or with `dry_run` what would.
 
-    `source` is what the rows are from: "journal", "snapshot" or "footers"; empty where a run that
-    was cut off only had to be completed. `snapshot_ns` is when that snapshot was made: what came
+    `source` is what the rows are from, as `sources.Source` has it; empty where a run that was cut
+    off only had to be completed. `snapshot_ns` is when that snapshot was made: what came
     later is missing. `inodes` are those of the new catalog; the other numbers are those of
     `salvage.Salvaged`. `aside` is where the old catalog is kept.
     """
@@ -192,6 +193,8 @@ def _without_workspace(
     report.mend(finding)
     for found in _wrong(layout, workspace, archive, path):
         report.find(found)
+    if not report.is_clean:
+        report.notes.append("what can be put right, `shmr-fsck repair CONFIG` does")
     return _rebuilt(report, salvaged, aside=aside)
 
 
@@ -303,6 +306,12 @@ def _rebuilt(
     for table, count in sorted(salvaged.left_out.items()):
         message = f"{count} rows of table {table} do not hold and were left out"
         report.find(Finding(Kind.ROWS_REFUSED, message))
+    if salvaged.lost_frames:
+        message = (
+            f"{salvaged.lost_frames} frames or more of the newest snapshot are on no drive: names "
+            "or places of files that were in them are lost"
+        )
+        report.find(Finding(Kind.SNAPSHOT_DAMAGED, message))
     found = salvaged.found_bytes + salvaged.filled_bytes
     if found:
         finding = Finding(

@@ -7,9 +7,10 @@ What is there decides how:
 
 1. a journal on the workspace drives, from its beginning or from a snapshot: all that was ever
    acknowledged is there, and nothing is missing but what drives have lost since;
-2. else the newest snapshot of which every frame verifies on some drive, each frame on any: what
-   was there when it was made. What came later is not known, but for the bytes that were archived
-   since: the footers of fragments tell of which file they are, and nothing more;
+2. else the newest snapshot of which every frame verifies on some drive, each frame on any, or
+   what is left of a damaged one: what was there when it was made. What came later is not known,
+   but for the bytes that were archived since: the footers of fragments tell of which file they
+   are, and nothing more;
 3. else these footers alone.
 
 What only footers know has neither name nor owner: it is linked into /lost+found. Files that were
@@ -27,47 +28,45 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from shmr.catalog.catalog import Catalog
 from shmr.catalog.reading import open_reading
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError, SetupError
 from shmr.format.archived import archived_removed, decode_archived
-from shmr.format.records import Stream
-from shmr.format.rows import ROOT, Inode, Place, Row, Table, encode_number, key_of, split_key
+from shmr.format.rows import (
+    ROOT,
+    Inode,
+    Place,
+    Row,
+    Table,
+    decode_dentry,
+    encode_number,
+    key_of,
+    split_key,
+)
 from shmr.fsck import lost_and_found
 from shmr.fsck.filling import INODE_MAX, Filling
 from shmr.fsck.footers import SEGMENT_MAX, Footers
 from shmr.fsck.losses import Losses
-from shmr.fsck.untrusted import OnlyRead, Sifter, SnapshotCopies
-from shmr.log import snapshot, walk
-from shmr.log.store import Segment, SegmentStore
+from shmr.fsck.sources import Rows, Sources
+from shmr.fsck.sources import Source as Source
+from shmr.fsck.untrusted import OnlyRead
 from shmr.service.following import Stop, Watcher, nobody_stops
 from shmr.volume.holds import hold_rows, release_rows
 from shmr.volume.namespace import FIRST_COOKIE
-from shmr.volume.recover import recover
 
 logger = logging.getLogger(__name__)
 
 AHEAD = 1 << 20
 """Numbers of segments and inodes that are passed over: what drives that are lost for good had taken
 behind what is known must not be taken again."""
-
-
-class Source(StrEnum):
-    """What a catalog was made from."""
-
-    JOURNAL = "journal"
-    SNAPSHOT = "snapshot"
-    FOOTERS = "footers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,9 @@ class Salvaged:
     error (`losses` names them).
 
     `strays` are fragments that nothing refers to; `unused_bytes` of them were archived behind the
-    snapshot, of files that it knows whole: as what it leads to is there, it counts. `left_out`
-    counts rows that do not hold, by table. `notes` say in sentences what was found and done.
+    snapshot, of files that it knows whole: as what it leads to is there, it counts. `lost_frames`
+    of a damaged snapshot are nowhere, and what they had is not known. `left_out` counts rows that
+    do not hold, by table. `notes` say in sentences what was found and done.
     """
 
     filesystem: bytes
@@ -109,6 +109,7 @@ class Salvaged:
     gone_extents: int = 0
     gone_bytes: int = 0
     strays: int = 0
+    lost_frames: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -152,28 +153,14 @@ def salvage(
     work = Path(tempfile.mkdtemp(prefix=f"{into.name}.", dir=into.parent))
     try:
         progress = _Progress(watcher, stop)
-        salvaged = _Salvage(filesystem, workspace, archive, work, progress).run(into, until)
-        os.rename(work / _CATALOG, into)
+        made, salvaged = _Salvage(filesystem, workspace, archive, work, progress).run(into, until)
+        os.rename(made, into)
         return salvaged
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-_CATALOG = "catalog"
-_NOWHERE = Place(0, 0, 0, 0, 0)
 _NEXT_INODE = b"next_inode"
-
-
-class _Found(NamedTuple):
-    """Where the rows came from."""
-
-    catalog: Catalog
-    source: Source
-    place: Place
-    snapshot_ns: int | None = None
-    corrupt: str | None = None
-    above: int = 0
-    """Segments above this number are newer than the rows."""
 
 
 @dataclass(slots=True)
@@ -185,8 +172,9 @@ class _Progress:
     phase: str = ""
     total: int = 0
 
-    def begin(self, phase: str, total: int) -> None:
+    def begin(self, phase: str, total: int) -> Callable[[int], None]:
         self.phase, self.total = phase, total
+        return self
 
     def __call__(self, done: int) -> None:
         """Raises KeyboardInterrupt."""
@@ -209,122 +197,39 @@ class _Salvage:
     ) -> None:
         self._progress = progress
         self._filesystem = filesystem
-        drives = [
-            *(OnlyRead(drive) for drive in workspace),
-            *(SnapshotCopies(drive) for drive in archive.values()),
-        ]
-        self._store = SegmentStore(filesystem, drives, 1, 0, lambda: 0)
+        self._sources = Sources(filesystem, workspace, archive.values(), work, progress.begin)
+        self._store, self._notes = self._sources.store, self._sources.notes
         self._footers = Footers(
             filesystem, {key: OnlyRead(drive) for key, drive in archive.items()}
         )
-        self._path = work / _CATALOG
-        self._notes: list[str] = []
-        self._left_out: Mapping[str, int] = {}
 
-    def run(self, into: Path, until: Place | None) -> Salvaged:
+    def run(self, into: Path, until: Place | None) -> tuple[Path, Salvaged]:
+        """Where the catalog is, and what came of it."""
         try:
-            self._store.scan()
-            found = self._rows(until)
+            found = self._sources.best() if until is None else self._sources.until(until)
+            if found is None:
+                self._require_footers()
+                found = self._sources.nothing()
+                self._notes.append("from footers alone: no name is known")
+            catalog = found.catalog
+            try:
+                return catalog.path, self._completed(into, found)
+            finally:
+                catalog.close(clean=True)
         finally:
-            self._store.close()
-        catalog = found.catalog
-        try:
-            return self._completed(into, found)
-        finally:
-            catalog.close(clean=True)
+            self._sources.close()
 
-    # -- rows -------------------------------------------------------------------------------
-
-    def _rows(self, until: Place | None) -> _Found:
-        """From the best source there is. Raises SetupError, DriveError."""
-        found = self._from_journal(until)
-        if until is not None and found is not None and found.corrupt is None:
-            return found
-        if until is not None:
-            if found is not None:
-                found.catalog.close()
-            raise SetupError(f"the journal cannot be replayed to frame {until.sequence}")
-        if found is None or found.corrupt is not None:
-            # A snapshot of a later place is better than a journal with a gap before it.
-            snapshots = snapshot.find(self._store)
-            if found is not None and snapshots:
-                if snapshots[0].place.sequence <= found.place.sequence:
-                    return found
-                found.catalog.close()
-                shutil.rmtree(self._path)
-                self._notes.append(str(found.corrupt))
-                found = None
-            for one in snapshots:
-                found = found or self._from_snapshot(one)
-        return found or self._from_nothing()
-
-    def _from_journal(self, until: Place | None) -> _Found | None:
-        if not self._store.of_stream(Stream.JOURNAL):
-            return None
-        sifter = self._sifter("journal", self._store.segments.values())
-        try:
-            recovered = recover(
-                self._store, self._path, read_only=True, in_child=False, sift=sifter, until=until
-            )
-        except (SetupError, IntegrityError, DriveError) as error:
-            self._notes.append(f"the journal: {error}")
-            shutil.rmtree(self._path, ignore_errors=True)
-            return None
-        catalog = recovered.catalog
-        if recovered.place is None or catalog.inode(ROOT) is None:
-            catalog.close()
-            shutil.rmtree(self._path)
-            return None
-        self._left_out = sifter.left_out
-        self._notes += recovered.report
-        return _Found(catalog, Source.JOURNAL, recovered.place, corrupt=recovered.corrupt)
-
-    def _sifter(self, phase: str, segments: Iterable[Segment]) -> Sifter:
-        of_rows = (segment for segment in segments if segment.stream != Stream.DATA)
-        self._progress.begin(phase, sum(segment.size_bytes for segment in of_rows))
-        return Sifter(self._progress)
-
-    def _from_snapshot(self, one: snapshot.Snapshot) -> _Found | None:
-        """All rows of a snapshot; None where a frame verifies on no drive."""
-        sifter = self._sifter("snapshot", one.segments)
-        first = one.segments[0].number
-        opening = walk.opening_of(self._store.copies_of(first), self._filesystem, first)
-        if opening is None:
-            return None
-        catalog = Catalog(self._path)
-        try:
-            for rows in snapshot.rows_of(self._store, one):
-                catalog.replay(sifter(rows))
-        except (IntegrityError, DriveError) as error:
-            catalog.close()
-            shutil.rmtree(self._path)
-            self._notes.append(f"snapshot {first} is on no drive whole: {error}")
-            return None
-        except BaseException:
-            catalog.close()
-            raise
-        self._left_out = sifter.left_out
-        self._notes.append(
-            f"from snapshot {first}, of {catalog.count(Table.INODE)} inodes; what came later is "
-            "not known"
-        )
-        last = one.segments[-1].number
-        return _Found(catalog, Source.SNAPSHOT, one.place, opening[1].created_ns, above=last)
-
-    def _from_nothing(self) -> _Found:
-        """No rows at all: what footers tell."""
+    def _require_footers(self) -> None:
         if not self._footers:
             why = "".join(f"; {note}" for note in self._notes)
             raise SetupError(
                 "neither a journal nor a snapshot nor a fragment of this filesystem is on the "
                 f"drives; check that the right ones are there{why}"
             )
-        self._notes.append("from footers alone: no name is known")
-        return _Found(Catalog(self._path), Source.FOOTERS, _NOWHERE)
 
     # -- what rows do not know --------------------------------------------------------------
 
-    def _completed(self, into: Path, found: _Found) -> Salvaged:
+    def _completed(self, into: Path, found: Rows) -> Salvaged:
         catalog, footers = found.catalog, self._footers
         highest = max(self._store.next_number, catalog.archived_end())
         filling = Filling(catalog, lru_cache(maxsize=1 << 16)(self._is_gone_from(catalog)))
@@ -332,9 +237,11 @@ class _Salvage:
         if found.source is not Source.JOURNAL:
             highest = max(highest, footers.highest() + 1, max(catalog.live, default=0) + 1)
             next_segment = min(highest + AHEAD, SEGMENT_MAX)
+            if found.source is Source.DAMAGED:
+                self._restore(catalog)
             self._adopt(catalog)
             self._fill(filling, found.above)
-            next_inode = self._name(catalog, filling)
+            next_inode = self._name(catalog, filling, found.highest)
         is_gone = self._is_gone_from(catalog)
         gone = frozenset(number for number, n in catalog.live.items() if n > 0 and is_gone(number))
         strays = sum(self._strays(catalog))
@@ -359,7 +266,8 @@ class _Salvage:
             losses.extents if losses else 0,
             losses.length if losses else 0,
             strays,
-            dict(self._left_out),
+            found.lost_frames,
+            found.left_out,
             tuple(self._notes),
         )
 
@@ -371,6 +279,14 @@ class _Salvage:
             return row is None or self._footers.there(segment, row) < row.k
 
         return is_gone
+
+    def _restore(self, catalog: Catalog) -> None:
+        """Rows of archived segments that extents lead to, and that were in a frame that is lost."""
+        for number in sorted(catalog.live):
+            if number not in self._store.segments and catalog.archived(number) is None:
+                told = self._footers.tell(number)
+                if told is not None:
+                    catalog.replay([told.row.row(number), *hold_rows([number])])
 
     def _adopt(self, catalog: Catalog) -> None:
         """Fragments that were written anew since count where those that rows name are gone."""
@@ -412,16 +328,18 @@ class _Salvage:
             if not wanted:
                 filling.catalog.replay([archived_removed(number), *release_rows([number])])
 
-    def _name(self, catalog: Catalog, filling: Filling) -> int:
-        """The top is there, and files without a name get one; which inode number is next."""
+    def _name(self, catalog: Catalog, filling: Filling, highest: int) -> int:
+        """The top is there, and files without a name get one; which inode number is next.
+
+        `highest` is that of an inode that rows know.
+        """
         now = filling.newest_ns
         root = catalog.inode(ROOT)
         if root is None or not stat.S_ISDIR(root.mode):
-            mode = stat.S_IFDIR | 0o755
-            made = Inode(ROOT, mode, 2, 0, 0, 0, 0, 0, now, now, now, 0, FIRST_COOKIE, ROOT)
-            catalog.replay([made.row()])
-        number = catalog.state(_NEXT_INODE, 2)
-        number = min(max(number, max(filling.made, default=0) + 1) + AHEAD, INODE_MAX)
+            catalog.replay([_top(catalog, now).row()])
+        highest = max(highest, max(filling.made, default=0))
+        number = max(catalog.state(_NEXT_INODE, 2), highest + 1)
+        number = min(number + AHEAD, INODE_MAX)
         catalog.replay([Row(Table.STATE, _NEXT_INODE, encode_number(number + 1))])
         if filling.made:
             place = lost_and_found.prepared(catalog, lambda: number, now, catalog.replay)
@@ -440,6 +358,17 @@ class _Salvage:
     def _allocated(catalog: Catalog, number: int) -> int:
         inode = catalog.inode(number)
         return inode.allocated if inode is not None else 0
+
+
+def _top(catalog: Catalog, now: int) -> Inode:
+    """A directory at the top, for the names that are there."""
+    entries, cookie, links = 0, FIRST_COOKIE, 2
+    for _, value in catalog.scan(Table.DENTRY, key_of(ROOT), key_of(ROOT)):
+        dentry = decode_dentry(value)
+        entries, cookie = entries + 1, max(cookie, dentry.cookie + 1)
+        links += stat.S_ISDIR(dentry.kind)
+    mode = stat.S_IFDIR | 0o755
+    return Inode(ROOT, mode, links, 0, 0, 0, 0, 0, now, now, now, entries, cookie, ROOT)
 
 
 _STEP = 1000

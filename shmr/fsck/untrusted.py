@@ -37,6 +37,8 @@ from shmr.format.unpack import expect, unpack_list
 from shmr.units import KIB
 
 XATTR_MAX = 64 * KIB
+COUNT_MAX = 1 << 62
+"""Counts of an inode beyond are none that an operation came to."""
 MARKS_MAX = 1 << 18
 """Rows of ORPHAN and REAP, which a catalog has in memory."""
 SEGMENTS_MAX = 1 << 19
@@ -47,13 +49,15 @@ _SNAPSHOT = re.compile(r"snapshot-\d{12}")
 
 
 class Sifter:
-    """Lets rows through that hold; `left_out` counts the others, by table.
+    """Lets rows through that hold; `left_out` counts the others, by table, and `highest` is the
+    highest number of an inode.
 
     `told` is given the bytes of all rows so far, for each frame of them.
     """
 
     def __init__(self, told: Callable[[int], None]) -> None:
         self.left_out: Counter[str] = Counter()
+        self.highest = 0
         self._told = told
         self._bytes = 0
         self._marks: set[tuple[int, bytes]] = set()
@@ -94,7 +98,10 @@ class Sifter:
 
     def _check_value(self, table: int, key: bytes, number: int, value: bytes) -> None:
         if table == Table.INODE:
-            decode_inode(number, value)
+            inode = decode_inode(number, value)
+            counts = inode.links, inode.entries, inode.next_cookie, inode.allocated
+            expect(max(counts) < COUNT_MAX, "inode")
+            self.highest = max(self.highest, number)
         elif table == Table.DENTRY:
             dentry = decode_dentry(value)
             expect(0 < dentry.inode <= SIZE_MAX and dentry.cookie <= SIZE_MAX, "dentry")
@@ -215,6 +222,9 @@ class _Forgiving:
 
     def prefetch(self, offset: int, length: int) -> None:
         """Read once, from front to back."""
+
+    def sequential(self) -> None:
+        """As `prefetch`."""
 
     def write_back(self, offset: int, length: int) -> None:
         """Nothing was written."""

@@ -76,11 +76,15 @@ def recover(
     in_child: bool = True,
     sift: Sift = every,
     until: Place | None = None,
+    waiting_max: int | None = None,
 ) -> Recovered:
     """Bring the catalog at `path` up to the journal's end. The catalog's epoch is not committed.
 
     With `read_only` no drive is written to, and the catalog is one that may be thrown away: then
-    it may also be brought to another place, `until`, which a COMMIT behind it claims durable.
+    it may also be brought to another place, `until`, which a COMMIT behind it claims durable. More
+    than `waiting_max` rows that wait for a COMMIT, or for one that vouches for theirs, are as good
+    as damage: whoever wrote them wanted our memory.
+
     Raises SetupError where nothing can be recovered from, DriveError.
     """
     assert read_only or until is None, "what is behind would be cut off"
@@ -117,7 +121,9 @@ def recover(
     if start is None:
         return Recovered(catalog, None, None, report, journal.unreadable)
     try:
-        return _Replay(segments, journal, catalog, start, report, sift, until, read_only).run()
+        replay = _Replay(segments, journal, catalog, start, report, sift, until, read_only)
+        replay.waiting_max = waiting_max
+        return replay.run()
     except BaseException:
         catalog.close()
         raise
@@ -216,6 +222,8 @@ class _Replay:
         self._until = until
         self._mend = not read_only
         self._ends: dict[int, SegmentEnd] = {}
+        self.waiting_max: int | None = None
+        self._waiting = 0
         self._batches = 0
         self._applied = start
 
@@ -257,8 +265,15 @@ class _Replay:
         behind = [] if problem else self._journal.behind(applied)
         return Recovered(self._catalog, applied, problem, self._report, behind)
 
+    def _wait(self, meta: Meta) -> None:
+        """Raises IntegrityError where more rows wait than may."""
+        self._waiting += len(meta.rows) + len(meta.drops)
+        if self.waiting_max is not None and self._waiting > self.waiting_max:
+            raise IntegrityError(f"{self._waiting} rows that no COMMIT makes durable")
+
     def _apply(self, batch: _Pending) -> None:
         for meta in batch.metas:
+            self._waiting -= len(meta.rows) + len(meta.drops)
             for drop in meta.drops:
                 self._catalog.replay_drop(drop)
             self._catalog.replay(self._sift(meta.rows))
@@ -279,6 +294,7 @@ class _Replay:
                 break
             if entry.header.kind == Kind.META:
                 metas.append(decode_meta(entry.payload))
+                self._wait(metas[-1])
             elif entry.header.kind == Kind.COMMIT:
                 commit = decode_commit(entry.payload)
                 pending.append(_Pending(metas, commit, entry.place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shmr.catalog.reading import open_reading
 from shmr.drive.seam import Drive
 from shmr.errors import IntegrityError, SetupError
 from shmr.format import fragment, frame
+from shmr.format.frame import Kind
 from shmr.format.rows import (
     ROOT,
     TRUTH,
@@ -29,9 +31,11 @@ from shmr.format.rows import (
 from shmr.fsck.footers import Footers
 from shmr.fsck.foreign import footer_of
 from shmr.fsck.losses import Loss
-from shmr.fsck.salvage import AHEAD, Salvaged, Source
+from shmr.fsck.salvage import AHEAD, Salvaged
+from shmr.fsck.sources import Source
 from shmr.log import snapshot, walk
-from shmr.log.fragments import parse_name
+from shmr.log.fragments import FragmentStore, parse_name
+from shmr.log.gather import Gather
 from shmr.log.store import SegmentStore
 from shmr.testing.audit import audit
 from shmr.testing.tree import Tree, differences, tree_of
@@ -306,9 +310,10 @@ def frames_of(drive: Drive, name: str) -> list[int]:
     assert opening is not None
     first = opening[0]
     found = walk.walk((file,), first.end, first.header.checksum, first.header)
-    places = [one.at + frame.header_size(one.header.length) for one in found]
+    with_rows = [one for one in found if one.header.kind == Kind.META]
+    places = [one.at + frame.header_size(one.header.length) for one in with_rows]
     file.close()
-    return places[:-1]
+    return places
 
 
 def kept(site: Remains) -> list[tuple[Drive, str]]:
@@ -367,6 +372,66 @@ def test_where_the_newest_snapshot_is_on_no_drive_whole_the_one_before_counts(pl
     told = {path: one for path, one in tree.items() if not path.startswith(b"/lost+found")}
     assert [d for d in differences(before, told) if not d.startswith("b'/':")] == []
     again.close()
+
+
+def test_of_a_damaged_snapshot_every_other_frame_counts(place: Path) -> None:
+    """Whichever frame is lost: what comes back is right, and what does not is an error."""
+    site = Remains(place, pool_of("2+1", 0), seed=2)
+    volume = site.open()
+    contents = {}
+    for index in range(120):
+        name = b"%03d" % index + b"x" * 200
+        contents[name] = b"%d;" % index * 40
+        site.write(volume, name, contents[name])
+        for number in range(40):
+            value = bytes([number]) * 60
+            volume.xattrs.set(site.numbers[name], b"user.%d" % number, value)
+    volume.commits.now()
+    site.shift(volume, site.pools[0])
+    volume.abandon()
+    drive = kept(site)[0][0]
+    for other, name in kept(site):
+        if other is not drive:
+            other.discard(name)
+    places = [
+        (name, at)
+        for _, name in sorted(kept(site), key=itemgetter(1))
+        for at in frames_of(drive, name)
+    ]
+    assert len(places) >= 4
+    come_back = []
+    for index, (name, at) in enumerate(places):
+        drive.flip_bit(name, at, 1)  # type: ignore[attr-defined]
+        salvaged = site.salvaged(place / f"into{index}", gone=True)
+        drive.flip_bit(name, at, 1)  # type: ignore[attr-defined]
+        # All inodes are in the first frame. Without one, what footers tell is worth more.
+        expected = (Source.DAMAGED, 1) if index else (Source.FOOTERS, 0)
+        assert (salvaged.source, salvaged.lost_frames) == expected
+        come_back.append(right_or_refused(site, place / f"into{index}", contents))
+    assert site.salvaged(place / "whole", gone=True).source is Source.SNAPSHOT
+    # Attributes are most of it: without one of their frames every file is there whole.
+    assert come_back == [0] + [len(contents)] * (len(places) - 1)
+
+
+def right_or_refused(site: Remains, catalog: Path, contents: dict[bytes, bytes]) -> int:
+    """How many files read as they were; of the others none reads otherwise."""
+    gather = Gather(FragmentStore(FILESYSTEM, site.zoned()), deadline_s=None)
+    count = 0
+    with open_reading(catalog, live=False) as reading:
+        for name, content in contents.items():
+            number = reading.find(name)
+            extents = [] if number is None else list(reading.extents(number))
+            found = b""
+            for extent in extents:
+                assert extent.address is not None
+                row = reading.archived(extent.address.segment)
+                assert row is not None, "rows of archived segments come back from footers"
+                found += gather.read(
+                    extent.address.segment, row, extent.address.skip, extent.length
+                )
+            assert found in (content, b"")
+            count += found == content
+    return count
 
 
 def test_fragments_that_were_written_anew_behind_the_snapshot_count(place: Path) -> None:

@@ -83,7 +83,7 @@ def plain(done: Rebuilt) -> dict[str, Any]:
 def told(done: Rebuilt) -> str:
     """What people read."""
     lines = [show_report(done.report, foretold=done.dry_run)]
-    if done.source == "snapshot" and done.snapshot_ns is not None:
+    if done.snapshot_ns is not None:
         when = datetime.fromtimestamp(done.snapshot_ns // NS_PER_S).isoformat(" ")
         lines.append(
             f"names and attributes are those of the snapshot of {when}: files that were made later "
