@@ -110,6 +110,10 @@ class DirectoryFile:
         with suppress(OSError):
             os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
+    def sequential(self) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
     def write_back(self, offset: int, length: int) -> None:
         begin_writing(self._fd, offset, length)
 

@@ -63,6 +63,12 @@ class DriveFile(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """Tell the device that these bytes will be read soon. May wait a little; never raises."""
 
+    def sequential(self) -> None:
+        """Tell the device that this file is read from front to back. Never raises.
+
+        Where all of it is: telling ahead of each piece (`prefetch`) took two to five times as long.
+        """
+
     def write_back(self, offset: int, length: int) -> None:
         """Have the device begin to write these bytes, so that `sync` finds less to do.
 

@@ -13,11 +13,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shmr.archive.control import Control, Phase
+from shmr.codec.allocator import keep_freed_memory
 from shmr.config import Config, load
 from shmr.drive.holder import holder_of
 from shmr.errors import SetupError, ShmrError
@@ -25,9 +26,8 @@ from shmr.fsck.findings import Report
 from shmr.fsck.opening import opened
 from shmr.fsck.scrubbing import note as notes
 from shmr.fsck.scrubbing.inventory import WORKSPACE, Absent, Holding, holdings
-from shmr.fsck.scrubbing.judging import Judged
 from shmr.fsck.scrubbing.lanes import Terms
-from shmr.fsck.scrubbing.mending import Mending
+from shmr.fsck.scrubbing.mending import MENDERS, Mending
 from shmr.fsck.scrubbing.note import Note
 from shmr.fsck.scrubbing.rounds import Coverage, Scrub
 from shmr.service.assemble import open_drives, patience_of
@@ -65,6 +65,7 @@ def scrub(
 
     Raises SetupError with what to do, DriveError, IntegrityError.
     """
+    keep_freed_memory()
     config = load(config_path)
     catalog = Path(config.catalog)
     report = Report("scrub", config.filesystem)
@@ -73,13 +74,13 @@ def scrub(
         scrubbing, view_mounted = _read(
             config, report, terms, (pool, drive), since_s=since_s, watcher=watcher
         )
-        mended: Sequence[Judged] = ()
-        if _worth_mending(report, scrubbing):
-            if view_mounted or not repair:
-                report.notes.append(_advice(config))
-            else:
-                mended = _mend(config, report, scrubbing, watcher, stop, limit_rate)
-        coverage = scrubbing.finish(mended)
+        if not _worth_mending(report, scrubbing):
+            coverage = scrubbing.finish()
+        elif view_mounted or not repair:
+            report.notes.append(_advice(config))
+            coverage = scrubbing.finish()
+        else:
+            coverage = _mended(config, report, scrubbing, _control(watcher, stop, limit_rate))
     names = {WORKSPACE: config.workspace.name}
     return Scrubbed(report, tuple(replace(c, pool=names.get(c.pool, c.pool)) for c in coverage))
 
@@ -173,8 +174,9 @@ def _in_scope(
 
 
 def _worth_mending(report: Report, scrubbing: Scrub) -> bool:
-    findings = (one.finding for one in scrubbing.judged)
-    return not report.stopped and any(f is not None and not f.is_loss for f in findings)
+    kinds = {kind for mender in MENDERS for kind in mender.kinds}
+    found = scrubbing.findings()
+    return not report.stopped and any(f.kind in kinds and not f.is_loss for f in found)
 
 
 def _advice(config: Config) -> str:
@@ -184,15 +186,26 @@ def _advice(config: Config) -> str:
     )
 
 
-def _mend(
-    config: Config,
-    report: Report,
-    scrubbing: Scrub,
-    watcher: Watcher | None,
-    stop: Stop,
-    limit_rate: int | None,
-) -> Sequence[Judged]:
-    """What is put right; where the filesystem cannot be changed, nothing, and a note says why."""
+def _mended(
+    config: Config, report: Report, scrubbing: Scrub, control: Control
+) -> tuple[Coverage, ...]:
+    """What can be put right is; where the filesystem cannot be changed, nothing, with a note."""
+    with ExitStack() as stack:
+        try:
+            volume, pools = stack.enter_context(unmounted(config, read_only=False))
+        except ShmrError as error:
+            report.notes.append(f"nothing could be repaired: {error}")
+            return scrubbing.finish()
+        mending = Mending(volume, pools, control)
+        mending.run(scrubbing.findings())
+        coverage = scrubbing.finish(mending.is_mended, mending.has_superblock)
+        report.notes += mending.notes
+        report.stopped |= mending.stopped
+        return coverage
+
+
+def _control(watcher: Watcher | None, stop: Stop, limit_rate: int | None) -> Control:
+    """What repairing tells, and is told."""
     done = total = 0
 
     def plan(more_bytes: int) -> None:
@@ -205,17 +218,7 @@ def _mend(
         if watcher is not None:
             watcher(f"repairing: {phase.value}", done // 2, total)
 
-    control = Control(advance, stop, pace(limit_rate, stop), plan)
-    try:
-        with unmounted(config, read_only=False) as (volume, pools):
-            mending = Mending(volume, pools, control)
-            mended = mending.run(scrubbing.judged)
-            report.notes += mending.notes
-            report.stopped |= mending.stopped
-            return mended
-    except ShmrError as error:
-        report.notes.append(f"nothing could be repaired: {error}")
-        return ()
+    return Control(advance, stop, pace(limit_rate, stop), plan)
 
 
 def _shared(wait: Callable[[int], None]) -> Callable[[int], None]:

@@ -82,6 +82,9 @@ class UnopenedFile:
     def prefetch(self, offset: int, length: int) -> None:
         """Nothing is there to fetch."""
 
+    def sequential(self) -> None:
+        """Nothing can be read."""
+
     def write_back(self, offset: int, length: int) -> None:
         """Nothing was written."""
 

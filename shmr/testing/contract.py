@@ -161,6 +161,7 @@ class DriveContract:
         file.append([b"more"])
         assert file.read(100_000, 4) == b"more"
         file.sync()
+        file.sequential()
         for offset, length in ((0, 4096), (5000, 1), (96 * 1024, 0), (1 << 40, 10)):
             file.evict(offset, length)
             assert file.read(0, 100_004) == pattern(100_000) + b"more"

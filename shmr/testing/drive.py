@@ -158,6 +158,9 @@ class SimulatedFile:
     def prefetch(self, offset: int, length: int) -> None:
         """Nothing: what is read is in memory."""
 
+    def sequential(self) -> None:
+        """Nothing: what is read is in memory."""
+
     def write_back(self, offset: int, length: int) -> None:
         """Nothing: what is not synced may be on the platter or not, as it is."""
 

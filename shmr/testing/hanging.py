@@ -128,6 +128,9 @@ class HangingFile:
     def prefetch(self, offset: int, length: int) -> None:
         self._file.prefetch(offset, length)
 
+    def sequential(self) -> None:
+        self._file.sequential()
+
     def write_back(self, offset: int, length: int) -> None:
         self._file.write_back(offset, length)
 

@@ -21,6 +21,8 @@ from shmr.format.fragment import (
 from shmr.fsck.scrubbing.reading import READ_BYTES, Damage, Reader, hole_in
 
 _SUM = 16
+FIRST_BYTES = BLOCK
+"""So much is read first: what follows are units, as many at a time as fit."""
 HEADER, UNIT, TABLE, FOOTER, LENGTH = "header", "unit", "table", "footer", "length"
 """The parts that damage is told of."""
 

@@ -15,12 +15,12 @@ from shmr.errors import IntegrityError
 from shmr.format import frame
 from shmr.format.frame import ALIGNMENT, GRANULE, FrameHeader, Kind
 from shmr.format.records import decode_opening
-from shmr.fsck.scrubbing.reading import Damage, Hole, Reader, hole_in
+from shmr.fsck.scrubbing.reading import READ_BYTES, Damage, Hole, Reader, hole_in
 from shmr.log.walk import follows
-from shmr.units import MIB
+from shmr.units import KIB
 
-WINDOW_BYTES = 8 * MIB
-"""Read at once: some frames, as none is larger than two MiB and a little."""
+WINDOW_BYTES = READ_BYTES + 64 * KIB
+"""Asked for at once: most frames have a payload of a MiB, and are then seen whole."""
 PIECE_BYTES = GRANULE
 """What a drive refuses is read in pieces of this: smaller ones would verify no more."""
 DAMAGES_MAX = 4096
@@ -121,7 +121,7 @@ class _Walk:
         end = min(at + length, self._expected.size_bytes)
         if self._base <= at and end <= self._base + len(self._view):
             return
-        size = min(WINDOW_BYTES, self._expected.size_bytes - at)
+        size = min(max(length, WINDOW_BYTES), self._expected.size_bytes - at)
         self._content, self._holes = self._reader.read(at, size, PIECE_BYTES)
         self._base, self._view = at, memoryview(self._content)
 

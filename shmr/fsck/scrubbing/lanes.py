@@ -29,7 +29,14 @@ from shmr.fsck.scrubbing.inventory import (
     add_what_is_there,
     in_order,
 )
-from shmr.fsck.scrubbing.reading import REFUSED_MAX, Damage, GivenUp, Reader, Watch
+from shmr.fsck.scrubbing.reading import (
+    READ_BYTES,
+    REFUSED_MAX,
+    Damage,
+    GivenUp,
+    Reader,
+    Watch,
+)
 
 R = TypeVar("R")
 
@@ -85,13 +92,14 @@ Event = Begun | Done | Superblocks | Ended
 class Terms:
     """What holds for all lanes. `pace(bytes)` may wait; `patience_s` is for one call to a drive.
 
-    `clock` gives seconds from some moment on.
+    `clock` gives seconds from some moment on. `ahead`: another thread of each lane reads ahead.
     """
 
     stop: Callable[[], bool]
     pace: Callable[[int], None]
     patience_s: float
     mounted: bool
+    ahead: bool = True
     clock: Callable[[], float] = time.monotonic
 
 
@@ -106,15 +114,16 @@ class Lane:
     tell: Callable[[Event], None] = field(init=False)
     left: bool = field(default=False, init=False)
     """Nobody waits for it any more."""
-    _asked_s: float | None = field(default=None, init=False)
+    _asked_s: dict[int, float] = field(default_factory=dict, init=False)
+    """Since when each thread waits for the drive."""
     _refused: int = field(default=0, init=False)
 
     # -- for whoever runs it ----------------------------------------------------------------
 
     def is_late(self) -> bool:
         """Has the drive not answered for too long?"""
-        asked = self._asked_s
-        return asked is not None and self.terms.clock() - asked > self.terms.patience_s
+        first = min(self._asked_s.copy().values(), default=None)
+        return first is not None and self.terms.clock() - first > self.terms.patience_s
 
     def run(self) -> None:
         """Everything, in this thread. Tells how it ended, whatever happens."""
@@ -166,17 +175,20 @@ class Lane:
             self.refused(error)
             length = item.size_bytes(self.holding.filesystem)
             return Done(self, item, 0, [Damage(0, length, str(error), "file")])
+        reader = None
         try:
-            reader = Reader(file, self)
+            first = fragment.FIRST_BYTES if isinstance(item, FragmentItem) else READ_BYTES
+            reader = Reader(file, size, self, first_bytes=first, ahead=self.terms.ahead)
             if isinstance(item, SegmentItem):
                 found = frames.examine(reader, replace(item.expected, size_bytes=size))
                 damages: Sequence[Damage] = found.damages
                 open_ended = self.terms.mounted and not item.kept and found.end < size
             else:
                 damages, open_ended = self._fragment(reader, item, size), False
-            reader.close()
         finally:
             if not self.left:
+                if reader is not None:
+                    reader.close()
                 file.close()
         return Done(self, item, reader.read_bytes, damages, open_ended=open_ended)
 
@@ -199,11 +211,12 @@ class Lane:
                 raise Stopped()
 
     def during(self, call: Callable[[], R]) -> R:
-        self._asked_s = self.terms.clock()
+        thread = threading.get_ident()
+        self._asked_s[thread] = self.terms.clock()
         try:
             return call()
         finally:
-            self._asked_s = None
+            del self._asked_s[thread]
             if self.left:
                 raise GivenUp("nobody waits for it")
 

@@ -63,6 +63,11 @@ class Coverage:
     whole_s: int = 0
 
 
+def _nothing(what: object) -> bool:
+    """Nothing was put right."""
+    return False
+
+
 @dataclass(eq=False, slots=True)
 class _Drive:
     """How far one drive is in this run."""
@@ -142,7 +147,8 @@ class Scrub:
         self._drives: dict[Lane, _Drive] = {}
         self._absent: list[Absent] = []
         self._damaged: list[Damaged] = []
-        self._early: list[Finding] = []
+        self.early: list[Finding] = []
+        """What is wrong with whole drives: found before anything is judged."""
         self._saved_s = terms.clock()
         self._total = self._read = 0
         self.judged: list[Judged] = []
@@ -210,9 +216,7 @@ class Scrub:
             message = f"drive {label}: {event.name} does not verify: {event.damaged}"
             remedy = f"write the superblock of drive {label} anew"
             drive.wrong += 1
-            self._early.append(
-                Finding(Kind.SUPERBLOCK_DAMAGED, message, Where(drive=label), remedy)
-            )
+            self.early.append(Finding(Kind.SUPERBLOCK_DAMAGED, message, Where(drive=label), remedy))
 
     def _ended(self, drive: _Drive, event: Ended) -> None:
         if event.failure is not None:
@@ -221,7 +225,7 @@ class Scrub:
         self.report.stopped |= event.stopped
         if event.given_up is not None:
             label = drive.holding.label
-            self._early.append(
+            self.early.append(
                 Finding(
                     Kind.DRIVE_UNUSABLE,
                     f"drive {label} was not read to its end: {event.given_up}",
@@ -260,16 +264,32 @@ class Scrub:
                 drive.wrong += 1
         return self.judged
 
-    def finish(self, mended: Sequence[Judged] = ()) -> tuple[Coverage, ...]:
-        """Findings go to the report, rounds to the note; what was covered of each drive."""
-        done = {id(one) for one in mended}
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong."""
+        return [*self.early, *(one.finding for one in self.judged if one.finding is not None)]
+
+    def finish(
+        self,
+        is_mended: Callable[[Judged], bool] = _nothing,
+        has_superblock: Callable[[str], bool] = _nothing,
+    ) -> tuple[Coverage, ...]:
+        """Findings go to the report, rounds to the note; what was covered of each drive.
+
+        `is_mended`: was it put right? `has_superblock`: has the drive at this path one now?
+        """
         by_holding = {id(drive.holding): drive for drive in self._drives.values()}
-        for finding in self._early:
-            self.report.find(finding)
+        by_label = {drive.holding.label: drive for drive in self._drives.values()}
+        for finding in self.early:
+            label = finding.where.drive or ""
+            if finding.kind is Kind.SUPERBLOCK_DAMAGED and has_superblock(label):
+                self.report.mend(finding)
+                by_label[label].repaired += 1
+            else:
+                self.report.find(finding)
         for one in self.judged:
             if one.finding is None:
                 continue
-            if id(one) in done:
+            if is_mended(one):
                 self.report.mend(one.finding)
                 by_holding[id(one.damaged.holding)].repaired += 1
             else:
