@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from bench_kit.disks import Disks
 from bench_kit.targets import drop_caches
 from shmr.units import KIB, MIB
 
+TOOLS = CHECKOUT / "tools"
 SIZES = ((0.6, 16 * MIB, 64 * MIB), (0.3, MIB, 8 * MIB), (0.1, 4 * KIB, 256 * KIB))
 """Parts of the bytes that lie in files from one size to another."""
 
@@ -132,9 +133,11 @@ def _write(path: Path, size: int, rng: random.Random) -> None:
             size -= file.write(rng.randbytes(min(size, MIB)))
 
 
-def _timed(commands: list[list[str]], cwd: Path | None = None) -> tuple[Took, str]:
+def timed(
+    commands: list[list[str]], cwd: Path | None = None, *, good: frozenset[int] = frozenset({0})
+) -> tuple[Took, str]:
     """Run them at once; how long until all ended and everything is synced, and what they
-    printed."""
+    printed. Raises Failed where one ends with an exit code that is not `good`."""
     before, start = os.times(), time.monotonic()
     with tempfile.TemporaryFile() as out:
         running = [
@@ -152,8 +155,8 @@ def _timed(commands: list[list[str]], cwd: Path | None = None) -> tuple[Took, st
         seconds, after = time.monotonic() - start, os.times()
         out.seek(0)
         told = out.read().decode(errors="replace")
-    if any(codes):
-        raise Failed(f"{commands[0][0]}: exit code {max(codes)}: {told.strip()[-500:]}")
+    if not good.issuperset(codes):
+        raise Failed(f"{' '.join(commands[0])}: exit codes {codes}: {told.strip()[-500:]}")
     cpu = after.children_user + after.children_system
     return Took(seconds, cpu - before.children_user - before.children_system), told
 
@@ -161,13 +164,12 @@ def _timed(commands: list[list[str]], cwd: Path | None = None) -> tuple[Took, st
 # -- the contenders -------------------------------------------------------------------------
 
 
-def shmr(site: Site, ground: Ground, *, verified: bool = True) -> Took:
+def configure(site: Site, ground: Ground, drives: Sequence[Path]) -> Path:
+    """A configuration with a workspace on the fast disk, and these archive drives."""
     work = site.work
     workspace = ground.fast / "w"
-    for directory in (workspace, *(slow / "a" for slow in ground.slow)):
-        directory.mkdir()
     room = f"{site.size_bytes * (1 if site.disks else 2) // MIB + 1024}MiB"
-    drives = "".join(f"      - {slow}/a\n" for slow in ground.slow)
+    lines = "".join(f"      - {drive}\n" for drive in drives)
     config = ground.fast / "config.yaml"
     config.write_text(
         "filesystem: bench\n"
@@ -181,21 +183,38 @@ def shmr(site: Site, ground: Ground, *, verified: bool = True) -> Took:
         "    priority: 1\n"
         f"    scheme: {{erasure: {{k: {work.k}, m: {work.m}}}}}\n"
         f"    zone_size: {work.zone}\n"
-        f"    drives:\n{drives}",
+        f"    drives:\n{lines}",
         encoding="utf-8",
     )
-    child = [sys.executable, "-m", "bench_kit.archive_runs"]
-    tools = CHECKOUT / "tools"
+    return config
+
+
+def child(*words: str | Path) -> list[str]:
+    """The command of a part of this module, to be run in `TOOLS`."""
+    return [sys.executable, "-m", "bench_kit.archive_runs", *map(str, words)]
+
+
+def filled(site: Site, ground: Ground) -> Path:
+    """The configuration of a new filesystem with the files in its workspace."""
+    drives = [slow / "a" for slow in ground.slow]
+    for directory in (ground.fast / "w", *drives):
+        directory.mkdir()
+    config = configure(site, ground, drives)
     subprocess.run(
-        [*child, "fill", str(config), *map(str, site.data)], check=True, stdin=subprocess.DEVNULL,
-        cwd=tools,
-    )  # fmt: skip
-    command = [*child, "shift", str(config), "verified" if verified else "unverified"]
+        child("fill", config, *site.data), check=True, stdin=subprocess.DEVNULL, cwd=TOOLS
+    )
+    return config
+
+
+def shmr(site: Site, ground: Ground, *, verified: bool = True) -> Took:
+    work = site.work
+    config = filled(site, ground)
+    command = child("shift", config, "verified" if verified else "unverified")
     if work.profile is not None and verified:
         spy = ["py-spy", "record", "--format", "raw", "--rate", "200"]
         command = [*spy, "--output", str(work.profile), "--", *command]
     ground.begin()
-    took, told = _timed([command], cwd=tools)
+    took, told = timed([command], cwd=TOOLS)
     parts = json.loads([line for line in told.splitlines() if line.startswith("{")][-1])
     if parts.pop("moved_bytes") != site.size_bytes:
         raise Failed("shmr-compact did not move everything")
@@ -209,7 +228,7 @@ def unverified(site: Site, ground: Ground) -> Took:
 def copy(site: Site, ground: Ground) -> Took:
     pairs = zip([*site.data, *site.parity], ground.slow, strict=True)
     ground.begin()
-    took, _ = _timed([["cp", "-r", str(source), str(slow / "c")] for source, slow in pairs])
+    took, _ = timed([["cp", "-r", str(source), str(slow / "c")] for source, slow in pairs])
     return took
 
 
@@ -222,8 +241,16 @@ def snapraid(site: Site, ground: Ground) -> Took:
         data = [slow / "d" for slow in ground.slow[:k]]
         ground.begin()
         pairs = zip(site.data, data, strict=True)
-        took, _ = _timed([["cp", "-r", str(source), str(there)] for source, there in pairs])
+        took, _ = timed([["cp", "-r", str(source), str(there)] for source, there in pairs])
         parts = {"bring": took.seconds, "bring_cpu": took.cpu_s}
+    command = snapraid_command(ground, data, parity)
+    ground.begin()
+    took, _ = timed([[*command, "sync"]])
+    return Took(took.seconds, took.cpu_s, parts)
+
+
+def snapraid_command(ground: Ground, data: Sequence[Path], parity: Sequence[Path]) -> list[str]:
+    """SnapRAID with a new configuration of these disks: what the name of a job is added to."""
     lines = [
         f"{'parity' if not index else f'{index + 1}-parity'} {slow}/parity"
         for index, slow in enumerate(parity)
@@ -233,10 +260,8 @@ def snapraid(site: Site, ground: Ground) -> Took:
     config = ground.fast / "snapraid.conf"
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
     # On one disk, which it would refuse.
-    one_disk = [] if site.disks else ["--test-skip-device"]
-    ground.begin()
-    took, _ = _timed([["snapraid", *one_disk, "-c", str(config), "sync"]])
-    return Took(took.seconds, took.cpu_s, parts)
+    one_disk = [] if ground.disks else ["--test-skip-device"]
+    return ["snapraid", *one_disk, "-c", str(config)]
 
 
 RUNS: dict[str, Callable[[Site, Ground], Took]] = {
@@ -312,12 +337,12 @@ def _shift(config_path: str, *, verified: bool) -> None:
         "user": used.ru_utime,
         "system": used.ru_stime,
         "faults": float(used.ru_minflt),
-        "memory": float(_memory_max_bytes()),
+        "memory": float(memory_max_bytes()),
     }
     print(json.dumps({"moved_bytes": done.moved_bytes, **spent}))
 
 
-def _memory_max_bytes() -> int:
+def memory_max_bytes() -> int:
     """Of this process; ru_maxrss would have that of the one that started it, too."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
