@@ -12,6 +12,7 @@ workspace of one drive and a mirror of two, left cleanly and by a crash. For eac
     read    reading everything gives what was written or an error, and where there is redundancy
             no error
     find    check and scrub find it, unless it is harmless by definition (tests/fsck/harmless.py)
+    mend    where there is redundancy, repair and scrub mend it; else what is lost stays told
 
 The kinds of bytes take turns, each with an order of its own over all of its bits that the seed
 gives; so after a while the small structures are done whole, and only file contents and empty space
@@ -47,7 +48,7 @@ BATCH = 50
 LINE_EVERY_S = 10
 Case = tuple[str, Flip]
 Judge = Callable[[str, Flip], object]
-STAGES = ("read", "find")
+STAGES = ("read", "find", "mend")
 
 
 def cases(subjects: dict[str, Subject], seed: int, structure: str) -> Iterator[Case]:
@@ -71,7 +72,8 @@ def judge_of(stage: str, subjects: dict[str, Subject], place: Path) -> Judge:
     if stage == "read":
         return lambda title, flip: flipping.read_after(subjects[title], flip, place)
     grounds = {title: ground_of(subject, place) for title, subject in subjects.items()}
-    return lambda title, flip: flipping.find_after(subjects[title], flip, grounds[title], place)
+    ask = flipping.find_after if stage == "find" else flipping.mend_after
+    return lambda title, flip: ask(subjects[title], flip, grounds[title], place)
 
 
 def run(judge: Judge, batch: list[Case]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from crc32c import crc32c
 from shmr.errors import ShmrError
 from shmr.fsck.checking import check
 from shmr.fsck.findings import Report
+from shmr.fsck.repair import repair
 from shmr.fsck.scrub import scrub
 from shmr.testing.drive import World
 from shmr.testing.trial import Files, lay_down
@@ -186,3 +187,46 @@ def _told_by_all(config: Path, where: str) -> set[str]:
 
 def _scrub(config: Path) -> Report:
     return scrub(config, repair=False).report
+
+
+# -- mending --------------------------------------------------------------------------------
+
+
+def mend_after(subject: Subject, flip: Flip, ground: Ground, place: Path) -> str:
+    """Repair and scrub a copy with the bit flipped; what is left then, in one line. Raises Wrong.
+
+    Where there is redundancy nothing is left: check and scrub find nothing more, and everything
+    reads as it was written. Where there is none what is lost stays told, and nothing else is lost.
+    """
+    where = f"{subject.title}: {flip}"
+    with _struck(subject, flip, place) as (world, catalog):
+        before = _judged(subject, flip, world.kill(), _beside(catalog))
+        with staged(world, place, subject.copies) as config:
+            for mend in (repair, _scrub_and_mend):
+                try:
+                    mend(config)
+                except ShmrError as error:
+                    if must_be_whole(subject, flip.piece):
+                        raise Wrong(f"{where}: {mend.__name__}: {error!r}") from error
+                except Exception as error:
+                    raise Wrong(f"{where}: {mend.__name__}: {error!r}") from error
+            left = _told_by_all(config, where)
+        if left and must_be_whole(subject, flip.piece):
+            raise Wrong(f"{where}: after repair and scrub is left: {sorted(left)}")
+        after = _judged(subject, flip, world, catalog)
+        if after.refused > before.refused or (after.error and not before.error):
+            raise Wrong(f"{where}: read before: {before}, and after the repair: {after}")
+        if after.refused and not left:
+            raise Wrong(f"{where}: bytes are lost, and nothing says so any more")
+    return ", ".join(sorted(left)) or "clean"
+
+
+def _beside(catalog: Path) -> Path:
+    """Another copy of the catalog."""
+    beside = catalog.with_name("catalog.before")
+    lay_down(files_in(catalog), beside)
+    return beside
+
+
+def _scrub_and_mend(config: Path) -> Report:
+    return scrub(config).report
