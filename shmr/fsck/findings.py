@@ -184,6 +184,16 @@ class Kind(StrEnum):
     ROWS_REFUSED = "rows-refused"
     """Rows in the log that could not have been made by any operation, and were left out."""
 
+    # -- what a rehearsed loss would cost (`drill`)
+    REBUILD_FAILED = "rebuild-failed"
+    """Without the catalog and the drives that were taken away the tree could not be rebuilt."""
+    REBUILD_DIFFERS = "rebuild-differs"
+    """A row of the rebuilt catalog is another than in the real one."""
+    REBUILD_ALONE = "rebuild-alone"
+    """The archive drives that are left have no whole snapshot among them."""
+    REBUILD_UNREADABLE = "rebuild-unreadable"
+    """Bytes that could not be read without the drives that were taken away, or were others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
