@@ -11,6 +11,7 @@ explains the rows.
     tools/bench.py --targets shmr,bindfs --rows create,unlink
     tools/bench.py --profile create                   # needs py-spy
     tools/bench.py archive --help                     # shmr-compact against a copy and SnapRAID
+    tools/bench.py fsck --help                        # shmr-fsck against cat, a copy and SnapRAID
 
 Run as root, or the caches cannot be dropped and the cold rows are left out. Ctrl-C unmounts,
 removes what was made and prints what was measured until then.
@@ -35,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from bench_kit import archive
+from bench_kit import archive, fsck
 from bench_kit.measure import RowFailed, measure
 from bench_kit.report import Results, Sample, as_json, as_text
 from bench_kit.rows import CHUNK, GROUPS, PAGE, ROWS, Row, Site, rows_of
@@ -318,10 +319,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["archive"]:
+    if sys.argv[1:2] in (["archive"], ["fsck"]):
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
-        return archive.main(sys.argv[2:])
+        return (archive if sys.argv[1] == "archive" else fsck).main(sys.argv[2:])
     arguments = _parser().parse_args()
     if arguments.profile and shutil.which("py-spy") is None:
         print("--profile skipped: py-spy is not installed (pip install py-spy)", file=sys.stderr)
