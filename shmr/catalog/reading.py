@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -222,21 +222,48 @@ def open_reading(path: Path, *, live: bool = True) -> Iterator[Reading]:
     Unless it is `live`, nobody writes to it meanwhile, and LMDB's lock is left alone.
     Raises SetupError where there is none or it cannot be opened, IntegrityError for a damaged file.
     """
+    with open_readings(path, live=live) as newest, newest() as reading:
+        yield reading
+
+
+@contextmanager
+def open_readings(
+    path: Path, *, live: bool = True
+) -> Iterator[Callable[[], AbstractContextManager[Reading]]]:
+    """What opens the last checkpoint, as of then, as often as it is called: also while another is
+    still being read. (A process opens an LMDB file once.) As `open_reading` otherwise.
+    """
     if not store.exists(path):
         raise SetupError(
             f"catalog: there is none at {path}; a mount makes it, or rebuilds a lost one"
         )
     _check_size(path, _PAGE_BYTES * 2)
+    with _telling(path), _open(path, live) as environment:
+        with environment.begin():
+            _check_all(path, environment)
+        handles = {int(table): _handle(environment, table) for table in Table}
+
+        @contextmanager
+        def newest() -> Iterator[Reading]:
+            with _telling(path), environment.begin() as transaction:
+                yield Reading(transaction, handles, _check_all(path, environment).st_mtime_ns)
+
+        yield newest
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
     try:
-        with _open(path, live) as environment, environment.begin() as transaction:
-            # LMDB maps what its header claims; a shorter file would be SIGBUS. Asked inside the
-            # transaction: the daemon may lengthen the file, and never shortens it.
-            pages = int(environment.info()["last_pgno"]) + 1
-            facts = _check_size(path, pages * int(environment.stat()["psize"]))
-            handles = {int(table): _handle(environment, transaction, table) for table in Table}
-            yield Reading(transaction, handles, facts.st_mtime_ns)
+        yield
     except lmdb.Error as error:
         raise IntegrityError(f"catalog: {path} cannot be read: {error}") from error
+
+
+def _check_all(path: Path, environment: lmdb.Environment) -> os.stat_result:
+    """LMDB maps what its header claims; a shorter file would be SIGBUS. To be asked inside a
+    transaction: the daemon may lengthen the file, and never shortens it."""
+    pages = int(environment.info()["last_pgno"]) + 1
+    return _check_size(path, pages * int(environment.stat()["psize"]))
 
 
 def _check_size(path: Path, least_bytes: int) -> os.stat_result:
@@ -259,8 +286,9 @@ def _open(path: Path, live: bool) -> lmdb.Environment:
         return store.open_environment(path, read_only=True)
 
 
-def _handle(environment: lmdb.Environment, transaction: Any, table: Table) -> Any:
+def _handle(environment: lmdb.Environment, table: Table) -> Any:
+    """A handle for all transactions: one opened within a transaction would be that one's own."""
     try:
-        return environment.open_db(table.name.lower().encode(), txn=transaction, create=False)
+        return environment.open_db(table.name.lower().encode(), create=False)
     except lmdb.NotFoundError:
         return None

@@ -25,12 +25,15 @@ from shmr.fsck.opening import View
 from shmr.fsck.segments import rescanned
 from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.replay import Journal
+from shmr.units import format_size
 from shmr.volume.damage import PREFIX, damaged
+from shmr.volume.known_pools import pools_in
 
 BATCH = 64
 """Segments whose fragments are looked at side by side."""
 ANEW = "write fragment {} of segment {} anew"
 REBUILD = "write what was on it anew elsewhere, with `shmr-fsck rebuild-drive CONFIG {}`"
+LEAVE = "take it out of its pool, with `shmr drive forget CONFIG {}`"
 DISCARD = "discard it"
 _LOST = -1
 Row = tuple[int, Archived]
@@ -181,7 +184,9 @@ class Fragments:
 
     def _missing_drives(self) -> Iterator[Finding]:
         """One finding for each drive that is not there, with what was on it."""
-        pools = {drive: pool.name for pool in self._view.archives for drive in pool.members}
+        known = pools_in(self._reading.states).values()
+        pools = {drive: pool.name for pool in known for drive in pool.members}
+        pools |= {drive: pool.name for pool in self._view.archives for drive in pool.members}
         for drive in sorted({*self._view.fragments.missing, *self._away}):
             counts = self._away[drive]
             told = [
@@ -189,12 +194,13 @@ class Fragments:
                 + ("cannot all be read without it" if left < 0 else f"can lose {left} more")
                 for left in sorted(counts)
             ]
-            total = f"{counts.total()} fragments, {self._away_bytes[drive]} bytes"
+            total = f"{counts.total()} fragments, {format_size(self._away_bytes[drive])}"
             message = (
                 f"drive {drive.hex()} of pool {pools.get(drive, '(unknown)')!r} is missing; on it "
-                f"are {total}" + (f": {', '.join(told)}" if told else "")
+                f"are {total}" + (f": {', '.join(told)}" if told else "") + "; connect it if it "
+                "is not lost"
             )
-            remedy = REBUILD.format(drive.hex()) if counts else None
+            remedy = (REBUILD if counts else LEAVE).format(drive.hex())
             yield Finding(Kind.DRIVE_MISSING, message, Where(drive.hex()), remedy)
 
     # -- losses -----------------------------------------------------------------------------

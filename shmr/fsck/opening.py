@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shmr.catalog import examine
 from shmr.catalog import store as catalog_store
-from shmr.catalog.reading import Reading, open_reading
+from shmr.catalog.reading import Reading, open_reading, open_readings
 from shmr.config import Config
 from shmr.errors import IntegrityError, SetupError
 from shmr.format.frame import Kind as FrameKind
@@ -115,7 +114,7 @@ def opened(config: Config) -> Iterator[View]:
         for drive in fragments.drives:
             stack.callback(fragments.close, drive)
         path = Path(config.catalog)
-        fresh = partial(open_reading, path) if in_use else None
+        fresh = stack.enter_context(open_readings(path)) if in_use else None
         seen = _Seen(stack, store, path)
         reading = stack.enter_context(fresh()) if fresh is not None else seen.reading()
         yield View(
