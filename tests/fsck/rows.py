@@ -39,6 +39,9 @@ class Rows:
         assert stored is not None, f"no row {key!r} in {table.name}"
         return checked(table, key, stored)
 
+    def has(self, table: Table, number: int) -> bool:
+        return self._transaction.get(key_of(number), db=self._handles[table]) is not None
+
     def put(self, *rows: Row) -> None:
         for table, key, value in rows:
             if value is None:
