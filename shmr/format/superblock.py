@@ -23,7 +23,7 @@ RO_COMPAT = 0
 INCOMPAT = 0
 """Feature bits this version knows. An unknown incompat bit refuses the mount, an unknown
 ro-compat bit allows reading only, an unknown compat bit is ignored."""
-UNFINISHED = 1
+UNFINISHED = 1 << 16
 """An incompat bit that nobody knows, on purpose: the drive is of a workspace that is being made
 anew (`shmr-fsck rebuild-catalog`), and nothing on it counts."""
 
