@@ -13,13 +13,21 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from shmr.cli.fsck import check, decode, rebuild_catalog, rebuild_drive, repair, scrub
+from shmr.cli.fsck import check, decode, drill, rebuild_catalog, rebuild_drive, repair, scrub
 from shmr.cli.main import version
 from shmr.errors import ShmrError
 
 CLEAN, REPAIRED, LEFT, FAILED, USAGE, INTERRUPTED = 0, 1, 4, 8, 16, 32
 
-COMMANDS: tuple[ModuleType, ...] = (check, scrub, repair, decode, rebuild_catalog, rebuild_drive)
+COMMANDS: tuple[ModuleType, ...] = (
+    check,
+    scrub,
+    repair,
+    rebuild_drive,
+    rebuild_catalog,
+    decode,
+    drill,
+)
 """Each has `add_parser(commands)`; a parsed subcommand carries its `run(arguments) -> int`."""
 
 _DESCRIPTION = """\

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
-from shmr.cli.jobs import add_options, followed, report
+from shmr.cli.jobs import Asked, add_options, followed, report
+from shmr.cli.library import load
 from shmr.cli.show import as_json
 
 if TYPE_CHECKING:
@@ -19,9 +20,21 @@ with Ctrl-C or killed, it goes on where it was when it is run again. Of a mirror
 that was lost is copied anew to an empty directory in its place.
 """
 _EPILOG = """\
+exit codes: 0 nothing was to be done, 1 all is written anew, 4 something is left, 8 it could not
+run, 32 interrupted
+
 example:
   shmr-fsck rebuild-drive /etc/shmr/media.yaml /mnt/smr3 --onto /mnt/smr7
 """
+CLEAN, REPAIRED, LEFT, INTERRUPTED = 0, 1, 4, 32
+
+
+class RebuildLibrary(Protocol):
+    """What this command needs of `shmr.fsck.rebuild_drive`."""
+
+    def rebuild_drive(
+        self, config_path: Path, drive: str, *, onto: Path | None, **asked: Unpack[Asked]
+    ) -> Rehoused: ...
 
 
 def add_parser(commands: Any) -> None:
@@ -46,24 +59,19 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    from shmr.fsck.rebuild_drive import rebuild_drive
-
+def run(arguments: argparse.Namespace) -> int:
+    """Returns the exit code."""
+    library = cast(RebuildLibrary, load("shmr.fsck.rebuild_drive"))
     done = followed(
         "rebuild",
-        parsed,
-        lambda asked: rebuild_drive(parsed.config, parsed.drive, onto=parsed.onto, **asked),
+        arguments,
+        lambda asked: library.rebuild_drive(
+            arguments.config, arguments.drive, onto=arguments.onto, **asked
+        ),
     )
-    print(as_json(done) if parsed.json else report(done))
-    return int(exit_code(done))
-
-
-def exit_code(done: Rehoused) -> int:
-    """0: nothing was to be done; 1: all is written anew; 4: something is left; 32: stopped."""
-    from shmr.fsck.findings import Exit
-
+    print(as_json(done) if arguments.json else report(done))
     if done.stopped:
-        return Exit.INTERRUPTED
+        return INTERRUPTED
     if not done.is_complete:
-        return Exit.LEFT
-    return Exit.REPAIRED if done.moved and not done.dry_run else Exit.CLEAN
+        return LEFT
+    return REPAIRED if done.moved and not done.dry_run else CLEAN
