@@ -37,7 +37,7 @@ from shmr.service.assemble import Drives, kernel_time_ns, open_drives, open_file
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
 from shmr.service.offline import refuse_untouched
 from shmr.units import format_size
-from shmr.volume.membership import identify, read_superblock
+from shmr.volume.membership import FIRST_SUPERBLOCK, identify, read_superblock
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,11 +270,15 @@ def _refuse_strangers(drives: Drives, catalog: Path) -> None:
 
     An old catalog may be there: it is kept.
     """
+    # A superblock that does not verify is all that a first run cut off at once may have left.
+    begun = (FIRST_SUPERBLOCK,)
     allowed = [entry.name for entry in catalog.parent.glob(f"{catalog.name}*")]
     workspace = {drive.label for drive in drives.pools[0].drives}
     for drive in drives.all():
         own = os.path.realpath(drive.label) == os.path.realpath(catalog.parent)
-        if drive.label in workspace and not drive.is_empty(besides=allowed if own else ()):
+        if drive.label in workspace and not drive.is_empty(
+            besides=(*begun, *(allowed if own else ()))
+        ):
             raise SetupError(
                 f"{drive.label}: not empty; a new workspace is only made on empty directories"
             )

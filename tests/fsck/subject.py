@@ -111,7 +111,7 @@ class _Forking:
 
 def pool_drives(world: World, copies: int) -> tuple[PoolDrives, ...]:
     """The drives of `world`, pool by pool, as a configuration names them."""
-    drives = world.drives[: copies + sum(k + m + 1 for _, k, m in SCHEMES)]
+    drives = world.drives
     pools = [PoolDrives("work", tuple(drives[:copies]), copies - 1)]
     at = copies
     for name, k, m in SCHEMES:
@@ -493,6 +493,18 @@ def _look_up(volume: Volume) -> None:
                 raise Wrong(f"{name!r} in inode {directory} is {found}, listed as {inode}")
             if stat.S_ISDIR(inode.mode):
                 waiting.append(inode.number)
+
+
+def path_numbers(volume: Volume) -> dict[bytes, int]:
+    """The inode number of every path; the root is b"/"."""
+    found, waiting = {b"/": ROOT}, [(ROOT, b"")]
+    while waiting:
+        directory, path = waiting.pop()
+        for name, inode, _ in volume.names.entries(directory, 0):
+            found[path + b"/" + name] = inode.number
+            if stat.S_ISDIR(inode.mode):
+                waiting.append((inode.number, path + b"/" + name))
+    return found
 
 
 def _number_of(volume: Volume, path: bytes) -> int:
