@@ -9,7 +9,7 @@ Each seed: a small filesystem on simulated drives, some damage (bits, files, dri
 the workspace), and one of repair, scrub, rebuild-drive and rebuild-catalog. It is run undisturbed;
 then the power is cut at some of its operations, or it is killed there; then drives fail at some of
 them, once or for good. What could be read stays readable and the same at every moment, and a second
-run comes to what the undisturbed one came to. Nothing but memory and a scratch directory is touched.
+run comes to what the undisturbed one came to. Only memory and a scratch directory are touched.
 
 Exit code: 0 all seeds held, 1 one or more did not (each is told), 130 interrupted.
 """

@@ -46,7 +46,7 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run on a configuration. `lost` wants a drive that is gone; `bare` a workspace that is."""
+    """What is run on a configuration, of which the drives are those of an image."""
 
     name: str
     run: Callable[[Path, Image], object]
