@@ -322,7 +322,9 @@ def decode_superblock(content: bytes) -> Superblock:
     members = fields[10]
     ids = (fields[0], fields[2], fields[4], *members)
     require(all(type(one) is bytes and len(one) == ID for one in ids), "superblock: an id")
-    filesystem, its_name, pool, pool_name, drive, generation = fields[:6]
+    filesystem, its_name, pool, pool_name, drive, generation, _, _, incompatible = fields[:9]
+    if incompatible:
+        note("a newer version of shmr wrote this drive: what follows may be wrong, or missing")
     return Superblock(filesystem, its_name, pool, pool_name, drive, generation, members)
 
 
@@ -555,11 +557,9 @@ def rows_of(
     for row in found:
         require(type(row) is list and len(row) == 3, "META frame: a row")
         table, key, value = row
-        require(
-            (type(key) is bytes and 8 <= len(key) <= KEY_MAX) or table == 7, "META frame: a key"
-        )
-        require(value is None or type(value) is bytes, "META frame: a value")
         if table in TABLES:
+            require(type(key) is bytes and 8 <= len(key) <= KEY_MAX, "META frame: a key")
+            require(value is None or type(value) is bytes, "META frame: a value")
             rows.append((table, key, value))
     return drops, rows
 
@@ -639,6 +639,7 @@ def newest_rows(
             note(f"snapshot {first} cannot be used: {error}")
             continue
         batches = replay(rows, journals, place, filesystem)
+        rows.settle()
         if batches is None:
             note(
                 f"the tree is that of {moment(created_ns)}; what was changed later is not known "
@@ -678,8 +679,12 @@ def replay(
             if frame.kind == KIND_META:
                 batch.append(payload)
             elif frame.kind == KIND_COMMIT:
-                for one in batch:
-                    rows.change(one)
+                try:
+                    for one in batch:
+                        rows.change(one)
+                except Damaged as error:
+                    note(f"journal {place.segment} cannot be read behind {place.end}: {error}")
+                    return batches
                 batch, batches = [], batches + 1
             place = Place(place.segment, frame.end, frame.sequence + 1, frame.checksum)
         if after is None or after.frame.segment <= place.segment:
@@ -689,7 +694,6 @@ def replay(
             break
         first = after.frame
         place = Place(first.segment, first.end, first.sequence + 1, first.checksum)
-    rows.settle()
     return batches
 
 
@@ -955,6 +959,9 @@ class Store:
             blocks = [block for block in blocks_found if block.pool == pool]
             newest = max(blocks, key=lambda block: block.generation)
             absent = [one.hex() for one in newest.members if one not in given]
+            for drive in self.drives:
+                if drive.superblock in blocks:
+                    note(f"{drive.path}: drive {drive.superblock.drive.hex()} of pool {name!r}")
             told = f"; not given: {', '.join(absent)}" if absent else ", all that it has"
             note(f"pool {name!r}: {len(blocks)} drives{told}")
 
@@ -1059,6 +1066,8 @@ class Store:
 
 ROOT = 1  # number of the top directory's inode
 NAME_MAX = 255
+PATH_LIMIT = 16 * KIB
+"""No program is given a path of more than 4 KiB; a forger could make one as long as all rows."""
 
 
 class Inode(NamedTuple):
@@ -1089,9 +1098,6 @@ class Extent(NamedTuple):
 
 class Tree:
     """Names, inodes and extents, as the rows have them."""
-
-    named = True
-    """Whether there are names and directories, or only numbers."""
 
     def __init__(self, rows: Rows, store: Store) -> None:
         self._rows = rows
@@ -1210,8 +1216,6 @@ class Numbers(Tree):
     Where two fragments have the same bytes of a file, the one that was made later counts.
     """
 
-    named = False
-
     def __init__(self, store: Store) -> None:
         super().__init__(Rows(), store)
         self._segments: dict[int, Header] = {}
@@ -1291,11 +1295,11 @@ class Copy:
     """
 
     def __init__(self, store: Store, tree: Tree, to: str) -> None:
-        self._store = store
         self._tree = tree
         self._owners = os.geteuid() == 0
         self._first: dict[int, bytes] = {}
         """The first name of a file that has several, seen from the top."""
+        self._shown_s = time.monotonic()
         self.counts: Counter[str] = Counter()
         self.needed: Counter[bytes] = Counter()
         """Bytes that were missing, by the drive that would have them."""
@@ -1336,6 +1340,7 @@ class Copy:
                 name, number = entry
                 path = level.path + b"/" + name
                 try:
+                    require(len(path) <= PATH_LIMIT, "too deep")
                     inode = self._tree.inode(number)
                     if not stat.S_ISDIR(inode.mode):
                         self._one(here, name, path, inode)
@@ -1415,6 +1420,7 @@ class Copy:
         left = look(here, made)
         if left is not None and stat.S_ISREG(left.st_mode):
             os.unlink(made, dir_fd=here)  # by an earlier run, which had less to read from
+        self._show_progress(path)
         fd = os.open(made, NEW_FILE, 0o600, dir_fd=here)
         written, lost = 0, Losses()
         try:
@@ -1430,6 +1436,9 @@ class Copy:
                 lost.add(Piece(0, inode.size, None, str(error)))
             os.ftruncate(fd, inode.size)
             self._dress(fd, inode, path)
+        except OSError:
+            os.unlink(made, dir_fd=here)
+            raise
         finally:
             os.close(fd)
         if not lost.count:
@@ -1445,6 +1454,12 @@ class Copy:
             os.unlink(made, dir_fd=here)
         self.counts["incomplete" if written else "not written"] += 1
         note(f"{'incomplete' if written else 'not written'}: {shown(path)}: {lost}")
+
+    def _show_progress(self, path: bytes) -> None:
+        """Now and then, to who sits before it."""
+        if sys.stderr.isatty() and time.monotonic() - self._shown_s > 5:
+            self._shown_s = time.monotonic()
+            note(f"... {self.counts['files']} files until now; next is {shown(path)}")
 
     def _dress(self, fd: int, inode: Inode, path: bytes) -> None:
         """Owner, attributes, mode, times: what cannot be set is said, and is no reason to stop."""
@@ -1527,6 +1542,7 @@ def walk(tree: Tree, name: bytes, number: int) -> Iterator[tuple[bytes, Inode]]:
             continue
         path = above + b"/" + entry[0] if entry[0] else above
         try:
+            require(len(path) <= PATH_LIMIT, "too deep")
             inode = tree.inode(entry[1])
         except Damaged as error:
             note(f"left out: {shown(path)}: {error}")
@@ -1675,7 +1691,7 @@ def run(asked: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     try:
         return run(command_line().parse_args(arguments))
-    except CannotRun as error:
+    except (CannotRun, Damaged) as error:
         note(f"shmr-decode.py: {error}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read the list has read enough
