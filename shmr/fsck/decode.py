@@ -105,29 +105,46 @@ def decode(
     read or written, IntegrityError.
     """
     wanted = Wanted(inode, path)
-    with opened(drives, filesystem) as foreign, destination(to) as scratch:
-        done = begun(foreign)
-        with looked_at(foreign, scratch.catalog, done) as found:
-            total = total_bytes(found.reading, wanted)
-            reached = 0
+    with opened(drives, filesystem) as foreign:
+        return decoded(foreign, to, wanted, special=special, watcher=watcher, stop=stop)
 
-            def advance(size_bytes: int) -> None:
-                nonlocal reached
-                reached += size_bytes
-                if watcher is not None:
-                    watcher(f"{extractor.counts.files} files", reached, max(total, reached))
 
-            extractor = Extractor(
-                scratch, done.report.find, special=special, stop=stop, advance=advance
-            )
-            done.counts = extractor.counts
-            try:
-                write_out(found, wanted, extractor, done)
-            except Stopped:
-                done.report.stopped = True
-            finally:
-                extractor.close()
-            extractor.finish()
+def decoded(
+    foreign: Foreign,
+    to: str,
+    wanted: Wanted = EVERYTHING,
+    *,
+    special: bool = False,
+    watcher: Watcher | None = None,
+    stop: Stop = nobody_stops,
+    deadline_s: float | None = DEADLINE_S,
+) -> Decoded:
+    """`decode` of drives that are open. `deadline_s` is for reads of fragments (see `Gather`)."""
+    done = begun(foreign)
+    with (
+        destination(to) as scratch,
+        looked_at(foreign, scratch.catalog, done, deadline_s=deadline_s) as found,
+    ):
+        total = total_bytes(found.reading, wanted)
+        reached = 0
+
+        def advance(size_bytes: int) -> None:
+            nonlocal reached
+            reached += size_bytes
+            if watcher is not None:
+                watcher(f"{extractor.counts.files} files", reached, max(total, reached))
+
+        extractor = Extractor(
+            scratch, done.report.find, special=special, stop=stop, advance=advance
+        )
+        done.counts = extractor.counts
+        try:
+            write_out(found, wanted, extractor, done)
+        except Stopped:
+            done.report.stopped = True
+        finally:
+            extractor.close()
+        extractor.finish()
     note_counts(done)
     return done
 
@@ -145,13 +162,23 @@ def listing(
 
     Writes nothing but scratch space of its own. Raises SetupError, IntegrityError.
     """
-    wanted = Wanted(inode, path)
-    with (
-        opened(drives, filesystem) as foreign,
-        tempfile.TemporaryDirectory(prefix="shmr-decode-") as scratch,
-    ):
-        done = begun(foreign)
-        with looked_at(foreign, Path(scratch, "catalog"), done) as found:
+    with opened(drives, filesystem) as foreign:
+        return listed(foreign, show, Wanted(inode, path), stop=stop)
+
+
+def listed(
+    foreign: Foreign,
+    show: Callable[[Listed], None],
+    wanted: Wanted = EVERYTHING,
+    *,
+    stop: Stop = nobody_stops,
+    deadline_s: float | None = DEADLINE_S,
+) -> Decoded:
+    """`listing` of drives that are open."""
+    done = begun(foreign)
+    with tempfile.TemporaryDirectory(prefix="shmr-decode-") as scratch:
+        catalog = Path(scratch, "catalog")
+        with looked_at(foreign, catalog, done, deadline_s=deadline_s) as found:
             list_tree(found, wanted, show, done, stop)
     return done
 
