@@ -8,12 +8,14 @@ places      the catalog against what lies on the drives
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from shmr.archive.control import Stopped
-from shmr.config import load
-from shmr.errors import IntegrityError
+from shmr.config import Config, load
+from shmr.errors import IntegrityError, SetupError
 from shmr.format.rows import Table
-from shmr.fsck.findings import Report
+from shmr.fsck import identity
+from shmr.fsck.findings import Finding, Report
 from shmr.fsck.naming import named
 from shmr.fsck.opening import View, opened
 from shmr.fsck.places import places
@@ -41,8 +43,28 @@ def check(
     Raises SetupError with what to do where it cannot be looked at, DriveError where a drive of the
     workspace cannot, IntegrityError where the catalog of a mounted one cannot be read at all.
     """
-    with opened(load(config_path)) as view:
-        return check_view(view, watcher=watcher, stop=stop)
+    config = load(config_path)
+    nameless = identity.findings(config)
+    try:
+        with opened(config) as view:
+            report = check_view(view, watcher=watcher, stop=stop)
+    except SetupError as error:
+        report = not_opened("check", config, nameless, error)
+    for finding in nameless:
+        report.find(finding)
+    return report
+
+
+def not_opened(job: str, config: Config, nameless: Sequence[Finding], error: SetupError) -> Report:
+    """The report where drives that do not say who they are keep all others from being looked at.
+
+    Raises the error where that is not the cause.
+    """
+    if not nameless:
+        raise error
+    report = Report(job, name=config.filesystem)
+    report.notes.append(f"nothing else was looked at: {error}")
+    return report
 
 
 def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobody_stops) -> Report:

@@ -22,7 +22,8 @@ from shmr.archive.control import Control, Phase, Stopped
 from shmr.catalog import store as catalog_store
 from shmr.config import Config, load
 from shmr.errors import SetupError, ShmrError
-from shmr.fsck.checking import check_view
+from shmr.fsck import identity
+from shmr.fsck.checking import check_view, not_opened
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Report, Where
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.mending.mender import Mender
@@ -54,21 +55,32 @@ def repair(
     config_path: str | os.PathLike[str],
     *,
     dry_run: bool = False,
+    cut_log: bool = False,
     limit_rate: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Report:
     """Put right what can be; a dry run only says what would be done, in the notes of the report.
 
-    `limit_rate` is for what is written to archive drives, in bytes per second. Raises SetupError
-    where it is mounted or cannot be looked at, DriveError, NoSpace.
+    `cut_log`: where durable frames of the log are missing, what comes after them is given up; else
+    nothing is repaired then. `limit_rate` is for what is written to archive drives, in bytes per
+    second. Raises SetupError where it is mounted or cannot be looked at, DriveError, NoSpace.
     """
     config = load(config_path)
     terms = Terms(watcher, stop, limit_rate, dry_run)
-    before, from_log = _look(config, terms)
+    # Who a drive is comes before all that is on it.
+    nameless = identity.findings(config)
+    if nameless and not dry_run:
+        identity.restore(config)
+    try:
+        before, from_log = _look(config, terms)
+    except SetupError as error:
+        before, from_log = not_opened("repair", config, nameless, error), False
+    for finding in nameless:
+        before.find(finding)
     if before.is_clean or before.stopped:
         return before
-    actions = propose(before, from_log=from_log)
+    actions = propose(before, from_log=from_log, cut_log=cut_log)
     before.notes += [f"{_to_do(dry_run)}: {action.does} ({action.count})" for action in actions]
     if dry_run or not actions:
         return before
@@ -91,15 +103,19 @@ def _to_do(dry_run: bool) -> str:
     return "would" if dry_run else "did"
 
 
-def propose(report: Report, *, from_log: bool) -> list[Action]:
+def propose(report: Report, *, from_log: bool, cut_log: bool = False) -> list[Action]:
     """What is to be done about findings, in the order in which it is done."""
     remedied = Counter(f.kind for f in report.findings if f.remedy is not None)
     counts = {kind: report.counts[kind] for kind in remedied}
-    if Kind.LOG_CORRUPT in report.counts:
-        return []
+    actions = []
+    if corrupt := report.counts[Kind.LOG_CORRUPT]:
+        if Kind.LOG_CORRUPT not in remedied and not cut_log:
+            return []
+        actions.append(
+            Action("go on with a new log from where the one that is there ends", corrupt)
+        )
     doubtful = counts.get(Kind.CATALOG_DOUBTFUL, 0)
     wrong = sum(count for kind, count in counts.items() if kind in KINDS)
-    actions = []
     if doubtful or (from_log and wrong):
         count = doubtful + (wrong if from_log else 0)
         actions.append(Action(REBUILD + ", and keep the one that is there beside it", count))
@@ -165,7 +181,11 @@ def _carry_out(config: Config, report: Report, terms: Terms, notes: list[str]) -
     control = _Followed(terms).control()
     with_rows = any(kind in KINDS or kind is Kind.CATALOG_DOUBTFUL for kind in report.counts)
     first = partial(mend_rows, look=look_at) if with_rows else nothing_first
-    with unmounted(config, read_only=False, first=first) as (volume, pools):
+    cut = Kind.LOG_CORRUPT in report.counts
+    with unmounted(config, read_only=False, first=first, cut_log=cut) as (volume, pools):
+        if cut:
+            # From here on nobody needs what was before.
+            run_inline(volume.snapshots.make())
         for mender in MENDERS:
             found = [f for f in report.findings if f.kind in mender.kinds and not f.is_loss]
             if not found:
