@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import zip_longest
@@ -79,15 +79,18 @@ class Layout:
     segment_bytes: int | None = None
 
 
-def stage_of(drives: Sequence[Drive]) -> Stage:
-    """How far a new workspace on these drives is. Raises SetupError where it is neither new nor
-    whole, DriveError."""
+def stage_of(drives: Sequence[Drive], besides: Collection[str] = ()) -> Stage:
+    """How far a new workspace on these drives is.
+
+    Files with the names `besides` are no reason to take a drive for one that is not empty. Raises
+    SetupError where it is neither new nor whole, DriveError.
+    """
     blocks = [_block(drive) for drive in drives]
     unfinished = [b is not None and bool(b.incompat & superblock.UNFINISHED) for b in blocks]
     pairs = list(zip(drives, blocks, strict=True))
     whole = [drive.label for drive, b in pairs if b is not None and not _is_unfinished(b)]
     for drive, block in pairs:
-        strangers = set() if block is not None else set(drive.names()) - _HARMLESS
+        strangers = set() if block is not None else set(drive.names()) - _HARMLESS - set(besides)
         strangers = {name for name in strangers if not _SUPERBLOCK.fullmatch(name)}
         if strangers and not whole:
             raise SetupError(

@@ -84,7 +84,7 @@ def rebuild_catalog(
     report = Report("rebuild-catalog", config.filesystem)
     report.notes += [f"drive {path} is missing and was not looked at" for path in drives.absent]
     try:
-        stage = stage_of(drives.pools[0].drives)
+        stage = stage_of(drives.pools[0].drives, _beside(config.catalog))
         with TemporaryDirectory(prefix="shmr-rebuild-", ignore_cleanup_errors=True) as scratch:
             into = Path(scratch, "catalog")
             if stage is Stage.THERE:
@@ -272,7 +272,7 @@ def _refuse_strangers(drives: Drives, catalog: Path) -> None:
     """
     # A superblock that does not verify is all that a first run cut off at once may have left.
     begun = (FIRST_SUPERBLOCK,)
-    allowed = [entry.name for entry in catalog.parent.glob(f"{catalog.name}*")]
+    allowed = _beside(catalog)
     workspace = {drive.label for drive in drives.pools[0].drives}
     for drive in drives.all():
         own = os.path.realpath(drive.label) == os.path.realpath(catalog.parent)
@@ -282,6 +282,14 @@ def _refuse_strangers(drives: Drives, catalog: Path) -> None:
             raise SetupError(
                 f"{drive.label}: not empty; a new workspace is only made on empty directories"
             )
+
+
+def _beside(catalog: Path) -> list[str]:
+    """What catalogs and mounts leave there, which may be on a drive: none of it is lost."""
+    try:
+        return [name for name in os.listdir(catalog.parent) if name.startswith(catalog.name)]
+    except OSError:
+        return []
 
 
 def _wrong(

@@ -327,6 +327,19 @@ def test_archive_drives_may_be_missing_too(made: Directories) -> None:
     assert differences(before, made.tree()) == []
 
 
+def test_what_a_mount_left_beside_the_catalog_is_in_nobodys_way(made: Directories) -> None:
+    text = made.config.read_text().replace(f"catalog: {made.catalog}\n", "")
+    before = made.tree()
+    made.config.write_text(text)
+    made.lose_workspace()
+    (made.workspace[0] / "catalog.log").write_text("mount: some drives have no superblock")
+    (made.workspace[0] / "catalog").mkdir()
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    assert (made.workspace[0] / "catalog" / "data.mdb").exists()
+    assert (made.workspace[0] / "catalog.log").exists()
+    assert differences(before, made.tree()) == []
+
+
 # -- refused --------------------------------------------------------------------------------------
 
 
