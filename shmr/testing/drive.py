@@ -353,6 +353,10 @@ class SimulatedDrive:
         """The drive is gone: everything fails from now on, after a reboot too."""
         self.lost = True
 
+    def forget_discarded(self) -> None:
+        """What was discarded is gone for good: it was durably removed long ago."""
+        self._gone.clear()
+
     def inherit(
         self,
         drive: SimulatedDrive,
