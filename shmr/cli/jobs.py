@@ -99,9 +99,11 @@ def report(done: Rehoused) -> str:
     if done.shortage:
         lines.append(f"no place: {done.shortage}")
     lines += [f"a drive failed, and was given nothing more: {failed}" for failed in done.failed]
-    if done.risk_left:
-        would = "would still be" if done.dry_run else "still"
-        lines.append(f"{would} at risk, by drives that may be lost: {_risks(done.risk_left)}")
+    if done.risk:
+        now = "then" if done.dry_run else "now"
+        after = _risks(done.risk_left) or "nothing"
+        before = _risks(done.risk)
+        lines.append(f"at risk, by drives that may still be lost: {before}; {now}: {after}")
     if done.drives:
         rows = ((d.label, format_size(d.write_bytes), str(d.zones_left)) for d in done.drives)
         lines.append(table(("DRIVE", ">WRITTEN", ">ZONES LEFT"), rows))

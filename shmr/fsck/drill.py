@@ -14,7 +14,6 @@ fact are among them. What would have hurt a real rebuild is a finding.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from shmr.fsck.rehearsal.choice import chosen, is_sampled
 from shmr.fsck.rehearsal.contents import Contents, InWorkspace, Tried
 from shmr.fsck.rehearsal.tree import Compared, compare, merged
 from shmr.fsck.salvage import Salvaged, salvage
+from shmr.fsck.scratch import scratch_in
 from shmr.fsck.sources import Source
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather
@@ -105,18 +105,12 @@ def drill(
     config = load(config_path)
     day = int(time.time()) // DAY_S
     with ExitStack() as stack:
-        within = None if scratch is None else os.fspath(scratch)
-        try:
-            place = tempfile.mkdtemp(prefix="shmr-drill-", dir=within)
-        except OSError as error:
-            raise SetupError(
-                f"{within or tempfile.gettempdir()}: {error.strerror}; give a directory with "
-                "--scratch"
-            ) from error
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        within = tempfile.gettempdir() if scratch is None else os.fspath(scratch)
+        # Inside it, by the name that nobody can put anything in the place of.
+        place = stack.enter_context(scratch_in(within, "drill", "--scratch")).catalog.parent
         view = stack.enter_context(opened(config))
         terms = _Terms(watcher, stop, pace(limit_rate, stop))
-        running = _Drill(config, view, Path(place), day if seed is None else seed, share, terms)
+        running = _Drill(config, view, place, day if seed is None else seed, share, terms)
         with suppress(Stopped, KeyboardInterrupt):
             running.run()
             return running.done

@@ -19,7 +19,7 @@ from shmr.errors import SetupError
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """How a directory is opened that somebody else may have put there."""
-_NAME = re.compile(r"\.shmr-decode-[0-9a-f]{16}")
+_NAME = re.compile(r"\.shmr-(decode|drill)-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,32 @@ def destination(path: str) -> Iterator[Scratch]:
     try:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SetupError(f"--to {path}: {error.strerror}; give a directory") from error
+    with scratch_in(path, "decode", "--to") as scratch:
+        yield scratch
+
+
+@contextmanager
+def scratch_in(path: str, job: str, option: str) -> Iterator[Scratch]:
+    """Scratch space in the directory at `path`, for a job (its names have that) as `destination`.
+
+    `option` is how people gave the path. Raises SetupError.
+    """
+    try:
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SetupError(f"{option} {path}: {error.strerror}; give a directory") from error
     try:
         _remove_left(top)
-        name = f".shmr-decode-{os.urandom(8).hex()}"
+        name = f".shmr-{job}-{os.urandom(8).hex()}"
         try:
             os.mkdir(name, 0o700, dir_fd=top)
             inside = os.open(name, DIRECTORY, dir_fd=top)
         except OSError as error:
-            raise SetupError(f"--to {path}: {error.strerror}; nothing can be written") from error
+            raise SetupError(
+                f"{option} {path}: {error.strerror}; nothing can be written"
+            ) from error
         try:
             with suppress(OSError):
                 fcntl.flock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from shmr.archive.exposure import AtRisk
 from shmr.archive.forecast import DriveForecast
 from shmr.cli.library import Service
 from shmr.cli.main import main
@@ -125,6 +126,18 @@ def test_what_was_left_is_a_failure_that_says_why(capsys: pytest.CaptureFixture[
         "fragment 1 is lost: gone",
         "do so",
     ]
+
+
+def test_what_is_at_risk_and_what_failed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    risk = (AtRisk(0, 2, 12 * GIB), AtRisk(1, 9, 340 * GIB))
+    done = Rehoused(11, 10, failed=("drive /mnt/e: claim failed",), risk=risk, risk_left=risk[1:])
+    for more, now in ((done, "1 left: 340.0 GiB"), (replace(done, risk_left=()), "nothing")):
+        assert run("drive drain media.yaml b", more)[0] == 0
+        assert capsys.readouterr().out.splitlines()[1:] == [
+            "a drive failed, and was given nothing more: drive /mnt/e: claim failed",
+            "at risk, by drives that may still be lost: 0 left: 12.0 GiB, 1 left: 340.0 GiB; "
+            f"now: {now}",
+        ]
 
 
 def test_a_run_that_was_stopped_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

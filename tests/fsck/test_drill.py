@@ -146,6 +146,15 @@ def test_a_drill_that_is_stopped_says_so_and_leaves_nothing(place: Place) -> Non
     assert not list(scratch.iterdir())
 
 
+def test_what_a_killed_drill_left_goes_with_the_next(place: Place) -> None:
+    scratch = place.base / "scratch"
+    left = scratch / ".shmr-drill-0123456789abcdef" / "rebuilt0"
+    left.mkdir(parents=True)
+    (scratch / "mine").write_text("!")
+    assert drill(place.config, share=0.0, seed=1, scratch=scratch).report.is_clean
+    assert [path.name for path in scratch.iterdir()] == ["mine"]
+
+
 # -- damage ---------------------------------------------------------------------------------
 
 
