@@ -19,7 +19,7 @@ from shmr.format.fragment import BLOCK, decode_header, file_name
 from shmr.format.frame import Kind as FrameKind
 from shmr.format.records import decode_meta
 from shmr.format.rows import Extent, Table, split_key
-from shmr.fsck.findings import Finding, Kind, Where
+from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Where
 from shmr.fsck.fragments import Health, look
 from shmr.fsck.opening import View
 from shmr.fsck.segments import rescanned
@@ -67,7 +67,12 @@ class Fragments:
         yield from self._missing_drives()
         yield from self._strays()
         if self._readable:
-            self.lost += self._lost_files()
+            for finding in self._lost_files():
+                # Those that a report does not keep need no name.
+                if len(self.lost) < KEPT_PER_KIND:
+                    self.lost.append(finding)
+                else:
+                    yield finding
 
     def damaged(self) -> Iterator[tuple[int, int]]:
         """Segment and index of every fragment that is not as it should be, on drives that are
@@ -208,6 +213,7 @@ class Fragments:
     def _lost_files(self) -> Iterator[Finding]:
         """Files with bytes on fragments that can neither be read nor decoded."""
         for inode, group in groupby(self._reading.all_extents(), lambda one: one[0]):
+            self._pulse()
             size, first, segment = 0, 0, 0
             for _, extent in group:
                 lost = self._lost_of(extent)

@@ -137,7 +137,7 @@ class Kind(StrEnum):
     FRAGMENT_UNREADABLE = "fragment-unreadable"
     """A drive answers with an error where a fragment is read."""
     DRIVE_MISSING = "drive-missing"
-    """A member of an archive pool, or a drive that rows name, is not there."""
+    """A member of a pool, or a drive that rows name, is not there."""
     STRAY = "stray"
     """A fragment that no row names, and that no shift can have left."""
     SNAPSHOT_COPIES = "snapshot-copies"

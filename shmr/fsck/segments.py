@@ -83,7 +83,10 @@ class DataSegments:
         self.lost: list[Finding] = []
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong, but for `lost`. Raises DriveError where a drive cannot be listed."""
+        """What is wrong, but for `lost`, which are at most as many as a report keeps.
+
+        Raises DriveError where a drive cannot be listed.
+        """
         wants = self._wants()
         while True:
             chunk = sorted(set(islice(wants, CHUNK)))
@@ -125,7 +128,7 @@ class DataSegments:
             if self._is_gone(number, known):
                 return
             known.lost = True
-            self._lose(number, wants)
+            yield from self._lose(number, wants)
             return
         bad = {copy.index: self._on_copy(known.segment, copy, wants) for copy in known.copies}
         if any(bad.values()) and not self._is_gone(number, known):
@@ -141,7 +144,7 @@ class DataSegments:
         everywhere = set.intersection(*(set(some) for some in bad.values()))
         if everywhere:
             known.lost = True
-            self._lose(number, [wants[at] for at in sorted(everywhere)])
+            yield from self._lose(number, [wants[at] for at in sorted(everywhere)])
         for copy in known.copies:
             for at, how in bad[copy.index].items():
                 frame, payload, inode, position = wants[at]
@@ -284,15 +287,18 @@ class DataSegments:
             drive = self._store.drives[copy.index].label
             yield Finding(kind, f"{name} on {drive}: {why}", Where(drive, number), remedy)
 
-    def _lose(self, number: int, wants: Iterable[Frame]) -> None:
-        """Bytes of files in these frames are on no copy."""
+    def _lose(self, number: int, wants: Iterable[Frame]) -> Iterator[Finding]:
+        """Bytes of files in these frames are on no copy: into `lost`, as long as a report keeps
+        them; the others are counted, and need no words."""
         frames: dict[int, set[int]] = {}
         for frame, _, inode, _ in wants:
             frames.setdefault(inode, set()).add(frame)
         for inode, some in frames.items():
-            # All are counted; those beyond what a report keeps need no words.
-            told = len(self.lost) < KEPT_PER_KIND
-            size, first = _extent_of(self._reading, inode, number, some) if told else (0, 0)
+            if len(self.lost) >= KEPT_PER_KIND:
+                where = Where(segment=number, inode=inode)
+                yield Finding(Kind.FILE_LOST, f"inode {inode} has bytes that are lost", where)
+                continue
+            size, first = _extent_of(self._reading, inode, number, some)
             self.lost.append(
                 Finding(
                     Kind.FILE_LOST,

@@ -18,6 +18,10 @@ from shmr.fsck.opening import View
 from shmr.volume.known_pools import KnownPool, pools_in
 
 ANEW = "write its superblock anew"
+REBUILD = (
+    "write what was on it anew into an empty directory in its place, with `shmr-fsck rebuild-drive "
+    "CONFIG PATH`"
+)
 _NAME = re.compile(r"superblock-(\d{6,})")
 
 
@@ -48,6 +52,13 @@ def _workspace(view: View) -> Iterator[Finding]:
         drive_id = last.drive if block is None else block.drive
         yield from _one(view.filesystem, drive, drive_id, now)
     yield from _twice(view.store.drives)
+    for drive_id in sorted(set(last.members) - {block.drive for block in there}):
+        name = last.pool_name.decode(errors="replace")
+        message = (
+            f"drive {drive_id.hex()} of the workspace {name!r} is missing: what the others hold "
+            "has a copy less; connect it if it is not lost"
+        )
+        yield Finding(Kind.DRIVE_MISSING, message, Where(drive_id.hex()), REBUILD)
 
 
 def _twice(drives: Iterable[Drive]) -> Iterator[Finding]:

@@ -27,12 +27,13 @@ from shmr.format.superblock import decode as decode_superblock
 from shmr.fsck.findings import Kind
 from shmr.fsck.opening import View, view_of
 from shmr.fsck.places import places
+from shmr.log.store import SegmentStore
 from shmr.testing.drive import SimulatedDrive, SimulatedFile, World
 from shmr.testing.trial import Trial, files_of, lay_down, scratch
 from shmr.testing.workload import Generator, Operation
 from shmr.volume.cleaner import run_inline
 from shmr.volume.known_pools import known_pools, rows_of_pool
-from shmr.volume.membership import ArchivePool, write_superblock
+from shmr.volume.membership import ArchivePool, read_superblock, write_superblock
 from shmr.volume.volume import Volume
 from tests.archive.site import SCHEMES, Site, pool_of
 from tests.archive.test_rehouse import empty_drive
@@ -315,6 +316,36 @@ def test_a_copy_that_cannot_be_read_is_told_as_that(
         assert {finding.kind for finding in found} == {Kind.SEGMENT_UNREADABLE}
         assert {finding.where.drive for finding in found} == {case.workspace[1].label}
         assert not any(finding.is_loss for finding in found)
+
+
+def test_a_workspace_drive_that_is_missing_is_a_finding(
+    subjects: dict[int, Subject], place: Path
+) -> None:
+    with opened(subjects[2], place) as case:
+        whole = case.view()
+        one = SegmentStore(whole.filesystem, whole.store.drives[:1], 1, 0, subjects[2].clock)
+        one.scan()
+        (finding,) = places(replace(whole, store=one))
+        assert finding.kind is Kind.DRIVE_MISSING
+        block = read_superblock(case.workspace[1])
+        assert block is not None and finding.where.drive == block.drive.hex()
+
+
+def test_losses_beyond_what_a_report_keeps_are_counted(
+    subjects: dict[int, Subject], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(subjects[1], place) as case:
+        for segment in case.segments():
+            case.workspace[0].discard(segment.name)
+        damage_fragment(case, "gone", 0)
+        damage_fragment(case, "gone", 1)
+        lost = [f for f in case.found() if f.kind is Kind.FILE_LOST]
+        assert len(lost) > 4 and all(f.where.path is not None for f in lost)
+        monkeypatch.setattr("shmr.fsck.segments.KEPT_PER_KIND", 1)
+        monkeypatch.setattr("shmr.fsck.archive.KEPT_PER_KIND", 1)
+        fewer = [f for f in case.found() if f.kind is Kind.FILE_LOST]
+        assert len(fewer) == len(lost)
+        assert sum(f.where.path is not None for f in fewer) == 2
 
 
 def test_few_extents_at_a_time_find_the_same(

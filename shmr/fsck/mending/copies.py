@@ -67,8 +67,14 @@ def mend(
     keep = any(finding.kind in _KEPT for finding in found)
     if keep or numbers - data:
         control.check()
-        yield from _snapshot(volume, pools if keep else (), notes)
+        yield from _snapshot(volume, _keepers(volume, pools) if keep else (), notes)
     return notes
+
+
+def _keepers(volume: Volume, pools: Sequence[Pool]) -> list[Pool]:
+    """The pools in which something is: these keep copies of snapshots."""
+    used = {archived.pool for _, archived in volume.catalog.archived_segments()}
+    return [pool for pool in pools if pool.id in used]
 
 
 def _is_data(volume: Volume, number: int) -> bool:
