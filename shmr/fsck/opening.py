@@ -41,6 +41,7 @@ from shmr.volume.volume import Volume
 logger = logging.getLogger(__name__)
 
 REBUILD = "rebuild the catalog from the log"
+ANEW = "begin the log anew with what the catalog has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class _Seen:
         scratch = TemporaryDirectory(prefix="shmr-check-", ignore_cleanup_errors=True)
         self.stack.callback(scratch.cleanup)
         whole = self._whole(Path(scratch.name, "examined"))
-        place = None
+        clean, place = whole == self.path, None
         if whole is not None:
             with open_reading(whole, live=False) as reading:
                 place = reading.place()
@@ -197,7 +198,16 @@ class _Seen:
             else:
                 self._doubt(f"the catalog at {self.path} is older than the log")
         if recovered.corrupt is not None:
-            self.doubts.append(Finding(Kind.LOG_CORRUPT, recovered.corrupt))
+            # What a clean end left has all that ever was in the log.
+            known = clean and place == recovered.place
+            self.doubts.append(
+                Finding(Kind.LOG_CORRUPT, recovered.corrupt, remedy=ANEW if known else None)
+            )
+            if not known:
+                self.notes.append(
+                    "what the log has behind the missing frames can be given up, to go on from "
+                    "there: shmr-fsck repair --cut-log"
+                )
         self.notes += recovered.report
         return recovered.catalog.reading()
 

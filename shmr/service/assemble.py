@@ -265,10 +265,11 @@ def open_filesystem(
     make_writer: MakeWriter | None = None,
     background: Background | None = None,
     first: First = nothing_first,
+    cut_log: bool = False,
 ) -> Volume:
     """Identify the drives and open the volume on them; the first time, make it.
 
-    `first` is for `open_volume`.
+    `first` and `cut_log` are for `open_volume`.
 
     Raises SetupError, DriveError, NoSpace.
     """
@@ -302,6 +303,7 @@ def open_filesystem(
         make_writer=make_writer,
         background=background,
         first=first,
+        cut_log=cut_log,
     )
     try:
         for warning in reconcile(volume, membership.archives.values()):
@@ -330,6 +332,7 @@ def _open(
     make_writer: MakeWriter | None = None,
     background: Background | None = None,
     first: First = nothing_first,
+    cut_log: bool = False,
 ) -> Volume:
     pool = config.workspace
     return open_volume(
@@ -347,4 +350,5 @@ def _open(
         archive_missing=membership.archive_missing,
         deadline_s=config.read_deadline_ns / NS_PER_S,
         first=first,
+        cut_log=cut_log,
     )

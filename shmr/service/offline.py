@@ -21,17 +21,28 @@ from shmr.volume.volume import First, Volume, nothing_first
 
 @contextmanager
 def unmounted(
-    config: Config, *, read_only: bool, first: First = nothing_first
+    config: Config,
+    *,
+    read_only: bool,
+    first: First = nothing_first,
+    cut_log: bool = False,
 ) -> Iterator[tuple[Volume, list[Pool]]]:
     """The volume, and the archive pools of which a drive is there. Closed cleanly at the end.
 
-    `first` is for `open_volume`.
+    `first` and `cut_log` are for `open_volume`.
     Raises SetupError with what to do: it is mounted, or was never made, or cannot be changed.
     """
     drives = open_drives(config, degraded=False)
     try:
         refuse_untouched(drives)
-        volume = open_filesystem(config, drives, read_only=read_only, degraded=False, first=first)
+        volume = open_filesystem(
+            config,
+            drives,
+            read_only=read_only,
+            degraded=False,
+            first=first,
+            cut_log=cut_log,
+        )
         try:
             if volume.read_only is not None and not read_only:
                 raise SetupError(f"it cannot be changed: {volume.read_only}")

@@ -77,13 +77,15 @@ def recover(
     sift: Sift = every,
     until: Place | None = None,
     waiting_max: int | None = None,
+    cut: bool = False,
 ) -> Recovered:
     """Bring the catalog at `path` up to the journal's end. The catalog's epoch is not committed.
 
     With `read_only` no drive is written to, and the catalog is one that may be thrown away: then
     it may also be brought to another place, `until`, which a COMMIT behind it claims durable. More
     than `waiting_max` rows that wait for a COMMIT, or for one that vouches for theirs, are as good
-    as damage: whoever wrote them wanted our memory.
+    as damage: whoever wrote them wanted our memory. `cut`: where durable frames are missing the
+    journal ends, and what comes after them is given up, as somebody wished.
 
     Raises SetupError where nothing can be recovered from, DriveError.
     """
@@ -106,6 +108,9 @@ def recover(
                     f"the journal lacks segment {start.segment} offset {start.end}, which the "
                     "catalog holds as durable; copy your files out, then rebuild"
                 )
+                if cut:
+                    report.append(f"the log goes on from the catalog: {corrupt}")
+                    return Recovered(catalog, start, None, report, journal.behind(start))
                 return Recovered(catalog, start, corrupt, report)
             # As after an old copy of the catalog was put back: the log knows all it does, and more.
             catalog.close()
@@ -123,6 +128,7 @@ def recover(
     try:
         replay = _Replay(segments, journal, catalog, start, report, sift, until, read_only)
         replay.waiting_max = waiting_max
+        replay.cut = cut
         return replay.run()
     except BaseException:
         catalog.close()
@@ -223,6 +229,7 @@ class _Replay:
         self._mend = not read_only
         self._ends: dict[int, SegmentEnd] = {}
         self.waiting_max: int | None = None
+        self.cut = False
         self._waiting = 0
         self._batches = 0
         self._applied = start
@@ -252,6 +259,9 @@ class _Replay:
                 f"journal frames from {applied.sequence} to {claimed} were durable and are missing "
                 f"or damaged (segment {applied.segment}, offset {applied.end})"
             )
+        if problem is not None and self.cut:
+            self._report.append(f"the log is cut: {problem}")
+            problem, self._mend = None, True
         if problem is None and self._mend:
             try:
                 self._make_durable(durable, applied)

@@ -163,6 +163,7 @@ def open_volume(
     archive_missing: Iterable[bytes] = (),
     deadline_s: float | None = DEADLINE_S,
     first: First = nothing_first,
+    cut_log: bool = False,
 ) -> Volume:
     """Recover the filesystem on `drives` (the workspace pool) and open it.
 
@@ -170,7 +171,8 @@ def open_volume(
     a copy of it is. `archive` are the archive drives by their ids, `archive_missing` the ids of
     those that are not there; none of them is touched before archived bytes are read, and
     `deadline_s` is for such reads (see `Gather`). `first` is given the volume when it is recovered
-    and may be changed, before orphans and segments in which nothing lives go.
+    and may be changed, before orphans and segments in which nothing lives go. `cut_log`: what comes
+    after missing frames of the journal is given up (`recover`).
 
     Raises SetupError (nothing to recover from), DriveError, NoSpace.
     """
@@ -183,7 +185,7 @@ def open_volume(
     limits = reserves(store.segment_bytes, max(store.segment_bytes // 4, JOURNAL_MIN_BYTES))
     fragments = FragmentStore(filesystem, archive, archive_missing)
     reader = LogReader(store, background, Gather(fragments, deadline_s=deadline_s))
-    recovered = recover(store, catalog, read_only=read_only, in_child=in_child)
+    recovered = recover(store, catalog, read_only=read_only, in_child=in_child, cut=cut_log)
     reader.archived = recovered.catalog.archived
     # A snapshot may know archived segments that no file on a workspace drive reminds of.
     store.next_number = max(store.next_number, recovered.catalog.archived_end())

@@ -13,6 +13,7 @@ from shmr.catalog import store
 from shmr.cli.fsck.main import main
 from shmr.errors import SetupError, ShmrError
 from shmr.format.rows import (
+    ROOT,
     Row,
     Table,
     encode_bytes,
@@ -32,7 +33,7 @@ from shmr.volume.cleaner import run_inline
 from tests.fsck.flipping import contents_of, files_in
 from tests.fsck.rows import Rows, rows_of
 from tests.fsck.stage import StagedDrive, staged
-from tests.fsck.subject import Subject, build, copy_of, limits, open_on
+from tests.fsck.subject import ME, Subject, build, copy_of, limits, open_on
 
 
 @pytest.fixture(scope="module", params=[(1, True), (2, False)], ids=["single", "mirror, crashed"])
@@ -185,6 +186,76 @@ def test_the_command_tells_and_ends_with_the_code(
         assert main(["repair", str(config), "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["repaired_counts"] == {"catalog-doubtful": 1}
         assert main(["repair", str(config)]) == 0
+
+
+# -- a log of which durable frames are missing ------------------------------------------------
+
+
+def _break_log(subject: Subject, world: World, catalog: Path) -> None:
+    """Three files, each committed, and the journal damaged between them on all copies; no
+    catalog knows what was there."""
+    lay_down(None, catalog)
+    volume = open_on(world, catalog, subject.copies, subject.clock)
+    store = volume.context.reader.store
+    for number in range(3):
+        volume.names.create(ROOT, b"late%d" % number, 0o100644, ME)
+        volume.commits.now()
+        if number == 0:
+            place = volume.log.place
+    name = store.segments[place.segment].name
+    volume.abandon()
+    for drive in world.drives[: subject.copies]:
+        drive.flip_bit(name, place.end + 20, 3)
+    lay_down(None, catalog)
+
+
+def test_what_follows_missing_frames_is_given_up_when_somebody_says_so(
+    subject: Subject, place: Path
+) -> None:
+    with (
+        copy_of(subject, place) as (world, catalog),
+        staged(world, place, subject.copies) as config,
+    ):
+        _break_log(subject, world, catalog)
+        before = contents_of(world)
+        left = repair(config)
+        assert left.exit_code is Exit.LEFT and Kind.LOG_CORRUPT in left.counts
+        assert any("--cut-log" in note for note in left.notes)
+        assert contents_of(world) == before
+        done = repair(config, cut_log=True)
+        assert done.exit_code is Exit.REPAIRED, done.findings
+        assert check(config).is_clean
+        volume = open_on(world, catalog, subject.copies, subject.clock)
+        assert volume.read_only is None
+        late = {name for name, _, _ in volume.names.entries(ROOT, 0) if name.startswith(b"late")}
+        assert late == {b"late0"}
+        volume.names.unlink(ROOT, b"late0")
+        volume.close()
+        assert check(config).is_clean
+        # The log stands by itself, too.
+        lay_down(None, catalog)
+        assert set(check(config).counts) == {Kind.CATALOG_DOUBTFUL}
+        assert open_on(world, catalog, subject.copies, subject.clock).close()
+
+
+def test_a_catalog_left_cleanly_knows_what_its_log_lost(subject: Subject, place: Path) -> None:
+    with (
+        copy_of(subject, place) as (world, catalog),
+        staged(world, place, subject.copies) as config,
+    ):
+        volume = open_on(world, catalog, subject.copies, subject.clock)
+        name = volume.context.reader.store.segments[volume.log.place.segment].name
+        tree = tree_of(volume)
+        volume.close()
+        for drive in world.drives[: subject.copies]:
+            drive.discard(name)
+        found = check(config)
+        assert Kind.LOG_CORRUPT in found.counts
+        assert not any(finding.is_loss for finding in found.findings), found.findings
+        assert repair(config).exit_code is Exit.REPAIRED
+        assert check(config).is_clean
+        lay_down(None, catalog)
+        assert tree_on(subject, world, catalog) == tree
 
 
 # -- cut off -------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class RepairLibrary(Protocol):
         config_path: Path,
         *,
         dry_run: bool,
+        cut_log: bool,
         limit_rate: int | None,
         watcher: Watcher | None,
         stop: Stop,
@@ -55,6 +56,11 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration")
+    parser.add_argument(
+        "--cut-log",
+        action="store_true",
+        help="where durable frames of the log are missing, give up what came after them",
+    )
     add_options(parser.add_argument)
     parser.set_defaults(run=run)
 
@@ -62,7 +68,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
     library = cast(RepairLibrary, load("shmr.fsck.repair"))
-    report = followed("repair", arguments, lambda asked: library.repair(arguments.config, **asked))
+    report = followed(
+        "repair",
+        arguments,
+        lambda asked: library.repair(arguments.config, cut_log=arguments.cut_log, **asked),
+    )
     if arguments.json:
         print(report_json(report))
     else:
