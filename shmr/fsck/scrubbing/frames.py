@@ -187,18 +187,20 @@ class _Walk:
             if stop > end:
                 stop = end
             if holes or crc32c(view[position:stop]) != checksum:
-                self._granule(base + position, base + stop, checksum)
+                self._granule(header.kind, base + position, base + stop, checksum)
             position = stop
 
-    def _granule(self, start: int, stop: int, checksum: int) -> None:
+    def _granule(self, kind: int, start: int, stop: int, checksum: int) -> None:
         """One that does not verify, or may not have been read."""
+        # Who walks the headers begins with the payload of the first.
+        part = HEADER if kind == Kind.SEGMENT else PAYLOAD
         hole = hole_in(self._holes, start, stop)
         if hole is not None:
-            self.examined.note(start, stop, hole.why, PAYLOAD)
+            self.examined.note(start, stop, hole.why, part)
         elif crc32c(self._view[start - self._base : stop - self._base]) != checksum:
             whole = stop - self._base <= len(self._view)
             why = "checksum does not match" if whole else "the copy ends before"
-            self.examined.note(start, stop, why, PAYLOAD)
+            self.examined.note(start, stop, why, part)
 
     def _search(self, start: int) -> int:
         """Where the next header is that verifies, or the end of what is needed."""

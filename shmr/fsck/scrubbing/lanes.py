@@ -41,6 +41,7 @@ from shmr.fsck.scrubbing.reading import (
 R = TypeVar("R")
 
 POLL_S = 0.2
+NEVER = -1
 SUPERBLOCK = "superblock-"
 
 
@@ -142,7 +143,7 @@ class Lane:
         self._superblocks()
         during(partial(add_what_is_there, holding))
         times = self.times([item.number for item in holding.items])
-        todo = [item for item in holding.items if times.get(item.number, 0) < self.since_s]
+        todo = [item for item in holding.items if times.get(item.number, NEVER) < self.since_s]
         sizes = sum(item.size_bytes(holding.filesystem) for item in todo)
         self.tell(Begun(self, sizes, len(holding.items) - len(todo)))
         for item in in_order(holding.drive, todo, during):

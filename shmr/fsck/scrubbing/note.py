@@ -32,7 +32,8 @@ Run = tuple[int, int, int]
 class Round:
     """Once over a drive. `began_s` and `ended_s` are seconds since 1970.
 
-    `wrong` counts what was found, `repaired` how much of it was put right.
+    `wrong` counts what was found, `repaired` how much of it was put right. `given_up`: the drive did
+    not let itself be read; no other waits for it.
     """
 
     began_s: int
@@ -41,6 +42,7 @@ class Round:
     read_bytes: int = 0
     wrong: int = 0
     repaired: int = 0
+    given_up: int = 0
 
     @property
     def is_whole(self) -> bool:

@@ -25,6 +25,8 @@ from shmr.units import NS_PER_S
 
 SAVE_S = 10.0
 """After so many seconds at most the note is written: a kill loses no more than this."""
+AHEAD_S = 3600
+"""What is said to have been later than this from now was noted before the clock was set back."""
 RunLanes = Callable[[Sequence[Lane], Callable[[Event], None]], None]
 
 
@@ -63,6 +65,22 @@ class Coverage:
     whole_s: int = 0
 
 
+def _under_way(known: DriveNote, first_s: int, now_s: int) -> DriveNote:
+    """With the round that is gone on with, or one that begins.
+
+    `first_s`: when the first of those began that are under way on any of the drives. A drive that
+    came to its end since then waits for the others: only what was written to it later is read.
+    """
+    latest_s = now_s + AHEAD_S
+    if known.under_way is not None and known.under_way.began_s <= latest_s:
+        return known
+    if known.last is not None and first_s <= known.last.began_s <= latest_s:
+        return replace(known, under_way=replace(known.last, ended_s=0, wrong=0, repaired=0))
+    # Later than anything that was verified before, also in the same second.
+    before = (at_s for _, _, at_s in known.runs if at_s <= latest_s)
+    return replace(known, under_way=Round(max(now_s, 1 + max(before, default=0))))
+
+
 def _nothing(what: object) -> bool:
     """Nothing was put right."""
     return False
@@ -88,6 +106,7 @@ class _Drive:
     harmless: int = 0
     begun: bool = False
     why: str | None = "it was not begun"
+    given_up: bool = False
 
     def now(self) -> DriveNote:
         """What is known of it by now, while its round is under way."""
@@ -101,7 +120,9 @@ class _Drive:
         )
 
     def round(self, *, wrong: int = 0, repaired: int = 0) -> Round:
-        before = self.note.under_way or Round(self.began_s)
+        before = self.note.under_way
+        assert before is not None, "a run has a round"
+        before = replace(before, given_up=int(self.given_up))
         return before.more(
             files=self.files, read_bytes=self.read_bytes, wrong=wrong, repaired=repaired
         )
@@ -158,15 +179,16 @@ class Scrub:
     def read(self, holdings: Sequence[Holding], absent: Sequence[Absent]) -> None:
         """Read everything that is to be read of these drives. Raises what no lane should."""
         self._absent = list(absent)
-        for holding in holdings:
-            known = self._note.drives.get(_name(holding), DriveNote())
-            began_s = self._began_s
-            if known.under_way is not None and known.under_way.began_s <= began_s:
-                began_s = known.under_way.began_s
-            else:
-                known = replace(known, under_way=None)
+        notes = [self._note.drives.get(_name(one), DriveNote()) for one in holdings]
+        latest_s = self._began_s + AHEAD_S
+        rounds = (n.under_way for n in notes if n.under_way is not None)
+        first_s = min((r.began_s for r in rounds if not r.given_up), default=latest_s + 1)
+        for holding, before in zip(holdings, notes, strict=True):
+            known = _under_way(before, first_s, self._began_s)
+            assert known.under_way is not None
+            began_s = known.under_way.began_s
             since_s = began_s if self._since_s is None else self._since_s
-            times = partial(known.times, now_s=self._began_s)
+            times = partial(known.times, now_s=max(self._began_s, began_s))
             lane = Lane(holding, times, since_s, self._terms)
             self._drives[lane] = _Drive(holding, known, began_s, since_s)
         try:
@@ -179,7 +201,7 @@ class Scrub:
         if isinstance(event, Begun):
             drive.begun, drive.earlier = True, event.earlier
             drive.there = [item.number for item in drive.holding.items]
-            drive.times = drive.note.times(drive.there, self._began_s)
+            drive.times = dict(event.lane.times(drive.there))
             self._total += event.size_bytes
         elif isinstance(event, Superblocks):
             drive.files += 1
@@ -208,7 +230,7 @@ class Scrub:
             seen_ns = self._now_ns()
             self._damaged.append(Damaged(drive.holding, item, tuple(damages), seen_ns))
         elif not event.open_ended:
-            drive.times[item.number] = self._began_s
+            drive.times[item.number] = max(self._began_s, drive.began_s)
 
     def _superblock(self, drive: _Drive, event: Superblocks) -> None:
         if event.damaged is not None:
@@ -224,6 +246,7 @@ class Scrub:
         drive.why = "stopped" if event.stopped else event.given_up
         self.report.stopped |= event.stopped
         if event.given_up is not None:
+            drive.given_up = True
             label = drive.holding.label
             self.early.append(
                 Finding(
