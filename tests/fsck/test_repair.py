@@ -198,7 +198,7 @@ def _break_log(subject: Subject, world: World, catalog: Path) -> None:
     volume = open_on(world, catalog, subject.copies, subject.clock)
     store = volume.context.reader.store
     for number in range(3):
-        volume.names.create(ROOT, b"late%d" % number, 0o100644, ME)
+        volume.names.create(ROOT, b"after%d" % number, 0o100644, ME)
         volume.commits.now()
         if number == 0:
             place = volume.log.place
@@ -227,9 +227,9 @@ def test_what_follows_missing_frames_is_given_up_when_somebody_says_so(
         assert check(config).is_clean
         volume = open_on(world, catalog, subject.copies, subject.clock)
         assert volume.read_only is None
-        late = {name for name, _, _ in volume.names.entries(ROOT, 0) if name.startswith(b"late")}
-        assert late == {b"late0"}
-        volume.names.unlink(ROOT, b"late0")
+        after = {name for name, _, _ in volume.names.entries(ROOT, 0) if name.startswith(b"after")}
+        assert after == {b"after0"}
+        volume.names.unlink(ROOT, b"after0")
         volume.close()
         assert check(config).is_clean
         # The log stands by itself, too.
