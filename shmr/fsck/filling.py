@@ -1,9 +1,10 @@
 """Bytes that only footers know are given back to their files.
 
-A file that rows know gets them where its extents lead to what is gone, and nowhere else: whatever
-rows lead to is what was there. A file that no row knows is made, of all that footers have of it;
-where two have the same bytes, those that were archived later count. What it had between them is
-not known: it stays a gap, which is an error to read, and never zeros.
+A file that rows know, and of which nothing is gone, stays as rows have it. One that has lost bytes
+is not to be had as it was: of that the newest count that there are, and what is lost beside them is
+an error to read. A file that no row knows is made, of all that footers have of it. Of two that have
+the same bytes those count that were archived later. What a file had between them is not known: it
+stays a gap, which is an error to read too, and never zeros.
 
 Works on a catalog that is being made, by rows that are truth at once (`Catalog.replay`).
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from shmr.catalog.catalog import Catalog
@@ -21,6 +22,7 @@ from shmr.errors import IntegrityError
 from shmr.format.fragment import ArchivedExtent
 from shmr.format.rows import Extent, Inode, Table, decode_reap, extent_removed, key_of
 from shmr.fsck.footers import Footers, Told
+from shmr.fsck.tree import Numbers
 
 INODE_MAX = 1 << 62
 """Numbers beyond are none that an operation gave."""
@@ -35,10 +37,12 @@ class Filling:
         self._is_gone = is_gone
         self.made = array("Q")
         """Inodes that no row knew."""
-        self.filled_bytes = 0
         self.newest_ns = 0
         self.unused_bytes = 0
         """Bytes that footers have of files that rows know, and that nothing is gone of."""
+        self._hurt = Numbers()
+        self._whole = 0
+        """The file of which that was seen last; those of one stand together in a table."""
 
     def take(self, footers: Footers, told: Told) -> bool:
         """Use what a segment has; False where nothing of it was wanted.
@@ -61,6 +65,9 @@ class Filling:
             inode = Inode(entry.inode, stat.S_IFREG | 0o600, 0, 0, 0, 0, 0, 0, now, now, now)
             self.made.append(entry.inode)
         elif inode.links or not stat.S_ISREG(inode.mode) or self.catalog.is_orphan(inode.number):
+            # Bytes that cannot be read are no better than those that are gone.
+            if told.fragments < told.row.k:
+                return 0
             return self._fill(inode, found)
         added = self._put(inode.number, found)
         self.catalog.replay(
@@ -87,43 +94,49 @@ class Filling:
         return new.length - freed
 
     def _fill(self, inode: Inode, found: Extent) -> int:
-        """The parts of a known file that are gone, as far as these bytes are of them."""
-        filled = 0
-        if stat.S_ISREG(inode.mode):
-            for start, end in self._wanted(inode, found):
-                part = found.clip(start, end)
-                if part is not None:
-                    added = self._put(inode.number, part)
-                    filled += part.length
-                    if added:
-                        now = self.catalog.inode(inode.number) or inode
-                        now = now._replace(allocated=now.allocated + added)
-                        self.catalog.replay([now.row()])
-        self.filled_bytes += filled
-        self.unused_bytes += found.length - filled
-        return filled
+        """Bytes of a file that rows know; how many of them were taken."""
+        if not stat.S_ISREG(inode.mode) or not self._is_hurt(inode):
+            self.unused_bytes += found.length
+            return 0
+        # Whether there is something between the end and bytes far behind it, nobody knows.
+        end = found.end if found.offset <= inode.size else inode.size
+        taken = added = 0
+        for low, high in self._outside_mark(inode.number, found.offset, end):
+            part = found.clip(low, high)
+            if part is not None:
+                added += self._put(inode.number, part)
+                taken += part.length
+        if taken:
+            changed = inode._replace(size=max(inode.size, end), allocated=inode.allocated + added)
+            self.catalog.replay([changed.row()])
+        return taken
 
-    def _wanted(self, inode: Inode, found: Extent) -> Iterator[tuple[int, int]]:
-        """Ranges of the file within `found` whose bytes are nowhere; the table may change between
-        two of them."""
-        at, end = found.offset, min(found.end, inode.size)
-        for low, high in self._outside_mark(inode.number, at, end):
+    def _is_hurt(self, inode: Inode) -> bool:
+        """Are bytes of the file gone, or were they before some were found?"""
+        number = inode.number
+        if number in self._hurt:
+            return True
+        if self._whole != number:
+            if not self._has_lost(inode):
+                self._whole = number
+                return False
+            self._hurt.add(number)
+            return True
+        return False
+
+    def _has_lost(self, inode: Inode) -> bool:
+        at = 0
+        for low, high in self._outside_mark(inode.number, 0, inode.size):
             at = low
-            while at < high:
-                some = list(islice(self.catalog.extents(inode.number, at, high), _STEP))
-                until = high if len(some) < _STEP else min(high, some[-1].end)
-                yield from self._gone_in(some, at, until)
-                at = until
-
-    def _gone_in(self, extents: Iterable[Extent], at: int, end: int) -> Iterator[tuple[int, int]]:
-        for extent in extents:
-            if extent.offset > at:
-                yield at, extent.offset
-            if extent.address is not None and self._is_gone(extent.address.segment):
-                yield max(at, extent.offset), min(end, extent.end)
-            at = max(at, extent.end)
-        if at < end:
-            yield at, end
+            for extent in self.catalog.extents(inode.number, low, high):
+                if extent.offset > at:
+                    return True
+                if extent.address is not None and self._is_gone(extent.address.segment):
+                    return True
+                at = extent.end
+            if at < high:
+                return True
+        return False
 
     def _outside_mark(self, number: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The range without what a mark covers: that is dead."""

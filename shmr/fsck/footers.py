@@ -1,9 +1,8 @@
 """Archived segments that no row knows, and what the footers of their fragments tell of them.
 
 A footer repeats the header of its fragment, so a row in ARCHIVE can be made from one; and the table
-before it says of which files the bytes are. Which fragments there are is told by their names; of
-each segment one is read until footer and table verify, and of the others the length is compared:
-what they hold is verified when it is read.
+before it says of which files the bytes are. Which fragments there are is told by their names, and
+that they are complete by their footers: where a run was cut off, some were only claimed.
 
 Left to others: what the bytes are taken for (`filling`).
 """
@@ -38,7 +37,7 @@ _LOW_BITS = _FRAGMENT_BITS + _GENERATION_BITS
 class Told(NamedTuple):
     """An archived segment as a footer tells of it: `row` is what ARCHIVE would hold.
 
-    `fragments` is how many of its k+m are there.
+    `fragments` is how many of its k+m are there, and complete.
     """
 
     segment: int
@@ -183,15 +182,17 @@ class Footers:
         for key, name in named:
             if name.fragment in fragments or name.fragment >= header.k + header.m:
                 continue
-            if key not in {placed.drive for placed in fragments.values()} and (
-                self._length(key, name) == header.length
-            ):
-                fragments[name.fragment] = Placed(key, name.generation)
+            if key not in {placed.drive for placed in fragments.values()}:
+                footer = self._footer(key, name)
+                if footer is not None and _alike(footer.header, header):
+                    fragments[name.fragment] = Placed(key, name.generation)
         count = len(fragments)
         taken = {placed.drive for placed in fragments.values()}
         for index, absent in enumerate(header.drives):
             if index not in fragments:
-                lost = absent if absent not in taken else _made_up(header, index)
+                # One that is there and does not verify is as good as none.
+                there = self.has(absent, FragmentName(header.segment, index, 1))
+                lost = _made_up(header, index) if there or absent in taken else absent
                 taken.add(lost)
                 fragments[index] = Placed(lost, 1)
         row = Archived(
@@ -208,12 +209,6 @@ class Footers:
         )
         return row, count
 
-    def _length(self, drive: bytes, name: FragmentName) -> int:
-        try:
-            return self._drives[drive].size(name.file)
-        except DriveError:
-            return -1
-
     def _pool(self, drive: bytes) -> bytes:
         """The id of the drive's pool: of none that is known, where its superblock is lost."""
         if drive not in self._pools:
@@ -223,6 +218,13 @@ class Footers:
                 block = None
             self._pools[drive] = bytes(16) if block is None else block.pool
         return self._pools[drive]
+
+
+def _alike(one: FragmentHeader, other: FragmentHeader) -> bool:
+    """Are they of one segment?"""
+    return (one.k, one.code, one.unit_bytes, one.data_bytes, one.used_bytes, one.extents) == (
+        other.k, other.code, other.unit_bytes, other.data_bytes, other.used_bytes, other.extents,
+    )  # fmt: skip
 
 
 def _names_on(drive: Drive) -> list[int]:

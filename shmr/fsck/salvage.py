@@ -28,6 +28,7 @@ import os
 import shutil
 import stat
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -233,6 +234,7 @@ class _Salvage:
         catalog, footers = found.catalog, self._footers
         highest = max(self._store.next_number, catalog.archived_end())
         filling = Filling(catalog, lru_cache(maxsize=1 << 16)(self._is_gone_from(catalog)))
+        adopted = array("Q")
         next_segment, next_inode = highest, catalog.state(_NEXT_INODE, 2)
         if found.source is not Source.JOURNAL:
             highest = max(highest, footers.highest() + 1, max(catalog.live, default=0) + 1)
@@ -240,7 +242,7 @@ class _Salvage:
             if found.source is Source.DAMAGED:
                 self._restore(catalog)
             self._adopt(catalog)
-            self._fill(filling, found.above)
+            adopted = self._fill(filling, found.above)
             next_inode = self._name(catalog, filling, found.highest)
         is_gone = self._is_gone_from(catalog)
         gone = frozenset(number for number, n in catalog.live.items() if n > 0 and is_gone(number))
@@ -259,7 +261,7 @@ class _Salvage:
             found.corrupt,
             len(filling.made),
             found_bytes,
-            filling.filled_bytes,
+            sum(catalog.live.get(number, 0) for number in adopted) - found_bytes,
             filling.unused_bytes,
             gone,
             losses.inodes if losses else 0,
@@ -303,30 +305,35 @@ class _Salvage:
             if len(some) < _STEP:
                 return
 
-    def _fill(self, filling: Filling, above: int) -> None:
-        """What was archived since, oldest first: what is newer counts."""
-        newer = [number for number in self._footers.segments() if number > above]
+    def _fill(self, filling: Filling, above: int) -> array[int]:
+        """What was archived since, oldest first: what is newer counts. In which segments it is."""
+        catalog, footers = filling.catalog, self._footers
+        newer = [number for number in footers.segments() if number > above]
         self._progress.begin("footers", 2 * len(newer))
         order = []
         for done, number in enumerate(newer):
             self._progress(done)
-            told = self._footers.tell(number)
+            told = footers.tell(number)
             if told is not None:
                 order.append(told.order)
         for done, (_, number) in enumerate(sorted(order), len(newer)):
             self._progress(done)
-            told = self._footers.tell(number)
+            told = footers.tell(number)
             if told is None:
                 continue
             # Held, so that the next shift keeps a snapshot that knows of it.
-            filling.catalog.replay([told.row.row(number), *hold_rows([number])])
+            catalog.replay([told.row.row(number), *hold_rows([number])])
             try:
-                wanted = filling.take(self._footers, told)
+                filling.take(footers, told)
             except (DriveError, IntegrityError) as error:
                 self._notes.append(f"segment {number}: {error}")
-                continue
-            if not wanted:
-                filling.catalog.replay([archived_removed(number), *release_rows([number])])
+        adopted = array("Q")
+        for number in newer:
+            if catalog.live.get(number, 0) > 0:
+                adopted.append(number)
+            elif catalog.archived(number) is not None:
+                catalog.replay([archived_removed(number), *release_rows([number])])
+        return adopted
 
     def _name(self, catalog: Catalog, filling: Filling, highest: int) -> int:
         """The top is there, and files without a name get one; which inode number is next.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
-from shmr.catalog.reading import open_reading
+from shmr.catalog.reading import Reading, open_reading
 from shmr.drive.seam import Drive
 from shmr.errors import IntegrityError, SetupError
 from shmr.format import fragment, frame
@@ -38,9 +39,11 @@ from shmr.log.fragments import FragmentStore, parse_name
 from shmr.log.gather import Gather
 from shmr.log.store import SegmentStore
 from shmr.testing.audit import audit
+from shmr.testing.drive import World
 from shmr.testing.tree import Tree, differences, tree_of
 from shmr.testing.trial import FILESYSTEM, scratch
 from shmr.units import KIB
+from shmr.volume.attributes import AttributeChange
 from shmr.volume.volume import Volume
 from tests.archive.site import ME, pool_of, small_limits
 from tests.fsck.remains import Remains, content_of, put
@@ -277,6 +280,116 @@ def test_bytes_that_were_in_the_workspace_only_are_told_file_by_file(place: Path
         read(volume, b"late")
     assert volume.attributes.get(story.numbers[b"late"]).size == late
     volume.close()
+
+
+class Versions:
+    """Files, and every content that each of them ever had."""
+
+    def __init__(self, site: Remains, volume: Volume) -> None:
+        self.site, self.volume, self.rng = site, volume, site.rng
+        self.numbers: dict[bytes, int] = {}
+        self.of: dict[int, list[bytes]] = {}
+        """By inode."""
+        self.deleted: set[int] = set()
+
+    def step(self) -> None:
+        rng, volume = self.rng, self.volume
+        name = b"f%d" % rng.randrange(12)
+        verb = rng.choice(("write", "write", "patch", "cut", "delete"))
+        self.site.clock.tick()
+        if name not in self.numbers:
+            self.numbers[name] = volume.names.create(ROOT, name, 0o100600, ME).number
+            self.of[self.numbers[name]] = [b""]
+            verb = "write"
+        number = self.numbers[name]
+        now = self.of[number][-1]
+        if verb == "delete":
+            volume.names.unlink(ROOT, name)
+            volume.handles.forgotten(number)
+            del self.numbers[name]
+            self.deleted.add(number)
+        elif verb == "cut":
+            size = rng.randrange(len(now) + 1)
+            volume.attributes.set(number, AttributeChange(size=size))
+            self.of[number].append(now[:size])
+        else:
+            at = 0 if verb == "write" else rng.randrange(len(now) + 1)
+            content = rng.randbytes(rng.choice((1, 4096, 30_000, 90_000)))
+            volume.data.write(number, at, content)
+            self.of[number].append(now[:at] + content + now[at + len(content) :])
+        while volume.reaper.step():
+            pass
+        volume.commits.now()
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_every_byte_is_one_that_the_file_had_since_the_snapshot(place: Path, seed: int) -> None:
+    """The workspace is lost while a shift runs: at any of its operations."""
+    site = Remains(place, pool_of("2+1", 0), seed=seed)
+    volume = site.open()
+    files = Versions(site, volume)
+    for _ in range(30):
+        files.step()
+    site.stay = {number for number in files.numbers.values() if site.rng.random() < 0.4}
+    site.shift(volume, site.pools[0])
+    there, gone_by_then = dict(files.numbers), set(files.deleted)
+    since = {number: len(files.of[number]) - 1 for number in there.values()}
+    whole = set(there.values()) - site.stay
+    for _ in range(15):
+        files.step()
+    site.stay = set()
+    images: list[World] = []
+
+    def observe(world: World) -> None:
+        world.observer = None
+        if site.rng.random() < 0.04:
+            images.append(world.kill())
+        world.observer = observe
+
+    site.world.observer = observe
+    site.shift(volume, site.pools[0])
+    site.world.observer = None
+    volume.abandon()
+    for index, image in enumerate([*images, site.world]):
+        into = place / f"into{index}"
+        salvaged = site.salvaged(into, image, gone=True)
+        assert salvaged.source is Source.SNAPSHOT
+        gather = Gather(FragmentStore(FILESYSTEM, site.zoned(image)), deadline_s=None)
+        with open_reading(into, live=False) as reading:
+            for name, number in [*there.items(), *files.numbers.items()]:
+                if reading.find(name) == number:
+                    versions = files.of[number][since.get(number, 0) :]
+                    found = pieces(reading, gather, number, salvaged)
+                    assert_had(found, versions)
+                    if number in whole:
+                        assert b"".join(piece for _, piece in found) in versions
+            for number, versions in files.of.items():
+                if reading.find(b"lost+found/inode-%d" % number) is not None:
+                    assert number not in gone_by_then, "what was deleted comes back"
+                    assert_had(pieces(reading, gather, number, salvaged), versions)
+        gather.close()
+
+
+def pieces(
+    reading: Reading, gather: Gather, number: int, salvaged: Salvaged
+) -> list[tuple[int, bytes]]:
+    """What can be read of a file, extent by extent, with its offset."""
+    found = []
+    for extent in reading.extents(number):
+        at = extent.address
+        if at is None:
+            found.append((extent.offset, bytes(extent.length)))
+        elif at.segment not in salvaged.gone:
+            row = reading.archived(at.segment)
+            assert row is not None
+            with suppress(IntegrityError):
+                found.append((extent.offset, gather.read(at.segment, row, at.skip, extent.length)))
+    return found
+
+
+def assert_had(found: list[tuple[int, bytes]], versions: list[bytes]) -> None:
+    for offset, piece in found:
+        assert any(version[offset : offset + len(piece)] == piece for version in versions)
 
 
 def test_footers_alone_give_all_that_was_archived(place: Path) -> None:
