@@ -13,6 +13,7 @@ place, under a name that says so; what would bring them back is told.
 
 from __future__ import annotations
 
+import os
 import stat
 import tempfile
 import time
@@ -121,6 +122,8 @@ def decoded(
 ) -> Decoded:
     """`decode` of drives that are open. `deadline_s` is for reads of fragments (see `Gather`)."""
     done = begun(foreign)
+    if watcher is not None:
+        watcher("reading names", 0, 0)
     with (
         destination(to) as scratch,
         looked_at(foreign, scratch.catalog, done, deadline_s=deadline_s) as found,
@@ -352,6 +355,8 @@ def list_tree(
 def note_counts(done: Decoded) -> None:
     """Sentences about what was left out on purpose, and how to get it."""
     counts, notes = done.counts, done.report.notes
+    if os.geteuid() != 0:
+        notes.append("owners are not kept: only root can give files to others")
     if counts.special:
         notes.append(
             f"{counts.special} devices, fifos and sockets were left out; --special writes them"

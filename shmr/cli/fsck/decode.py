@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.list and (arguments.to is None or not chosen):
         arguments.refuse("give --list, or --to DIR with one of --all, --path and --inode")
     # Threads wait for drives; what they need of a stack is little.
-    threading.stack_size(_STACK_BYTES)
+    before = threading.stack_size(_STACK_BYTES)
     library = cast(DecodeLibrary, load("shmr.fsck.decode"))
     try:
         if arguments.list:
@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         # Whoever reads the list has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _INTERRUPTED
+    finally:
+        threading.stack_size(before)
 
 
 def _decode(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
