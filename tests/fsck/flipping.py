@@ -96,6 +96,14 @@ def must_be_whole(subject: Subject, piece: Piece) -> bool:
     return subject.copies > 1 and not piece.kind.startswith("superblock")
 
 
+def must_be_mended(subject: Subject, piece: Piece) -> bool:
+    """Does anything know better, so that repair and scrub leave nothing to be told?
+
+    As for reading; and who a drive is, is proved by what lies on it.
+    """
+    return must_be_whole(subject, piece) or piece.kind.startswith("superblock")
+
+
 def read_after(subject: Subject, flip: Flip, place: Path) -> Seen:
     """Open and read a copy with the bit flipped. Raises Wrong.
 
@@ -125,7 +133,13 @@ def _struck(subject: Subject, flip: Flip, place: Path) -> Iterator[tuple[World, 
 
 
 def _judged(
-    subject: Subject, flip: Flip, world: World, catalog: Path, *, read_only: bool = False
+    subject: Subject,
+    flip: Flip,
+    world: World,
+    catalog: Path,
+    *,
+    read_only: bool = False,
+    mended: bool = False,
 ) -> Seen:
     where = f"{subject.title}: {flip}"
     try:
@@ -133,7 +147,8 @@ def _judged(
         seen = look(subject, world, catalog, read_only=read_only, in_child=in_child)
     except Exception as error:
         raise Wrong(f"{where}: {error!r}") from error
-    if must_be_whole(subject, flip.piece) and not seen.is_whole:
+    must = must_be_mended if mended else must_be_whole
+    if must(subject, flip.piece) and not seen.is_whole:
         raise Wrong(f"{where}: redundancy is there and was not used: {seen}")
     return seen
 
@@ -206,14 +221,14 @@ def mend_after(subject: Subject, flip: Flip, ground: Ground, place: Path) -> str
                 try:
                     mend(config)
                 except ShmrError as error:
-                    if must_be_whole(subject, flip.piece):
+                    if must_be_mended(subject, flip.piece):
                         raise Wrong(f"{where}: {mend.__name__}: {error!r}") from error
                 except Exception as error:
                     raise Wrong(f"{where}: {mend.__name__}: {error!r}") from error
             left = _told_by_all(config, where)
-        if left and must_be_whole(subject, flip.piece):
+        if left and must_be_mended(subject, flip.piece):
             raise Wrong(f"{where}: after repair and scrub is left: {sorted(left)}")
-        after = _judged(subject, flip, world, catalog)
+        after = _judged(subject, flip, world, catalog, mended=True)
         if after.refused > before.refused or (after.error and not before.error):
             raise Wrong(f"{where}: read before: {before}, and after the repair: {after}")
         if after.refused and not left:

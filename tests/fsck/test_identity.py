@@ -92,6 +92,28 @@ def test_without_a_catalog_too(subjects: dict[int, Subject], place: Path) -> Non
         assert look(subjects[1], world, catalog).is_whole
 
 
+def test_of_an_empty_drive_a_flipped_bit_is_found_by_its_checksum(
+    subjects: dict[int, Subject], place: Path
+) -> None:
+    for at, bit in ((3, 0), (9, 7), (13, 1), (100, 4)):
+        with copy_of(subjects[1], place) as (world, _):
+            drive = next(d for d in world.drives[1:] if d not in with_fragments(world))
+            before = read_superblock(drive)
+            drive.flip_bit(FIRST, at, bit)
+            with staged(world, place, 1) as config:
+                assert repair(config).exit_code is Exit.REPAIRED
+            after = read_superblock(drive)
+            assert before is not None and after is not None
+            assert after.generation >= before.generation
+            assert (after[:5], after.members) == (before[:5], before.members)
+            # Two of them are no more than anything else might be.
+            name = max(name for name in drive.names() if name.startswith("superblock"))
+            for other in (60, 61):
+                drive.flip_bit(name, other, bit)
+            with staged(world, place, 1) as config:
+                assert set(repair(config).counts) == {Kind.DRIVE_MISSING}
+
+
 def test_what_proves_nothing_is_left_as_it_is(subjects: dict[int, Subject], place: Path) -> None:
     # A drive without fragments: it may be any that is missing.
     with copy_of(subjects[1], place) as (world, _):
