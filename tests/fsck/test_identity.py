@@ -95,7 +95,7 @@ def test_without_a_catalog_too(subjects: dict[int, Subject], place: Path) -> Non
 def test_of_an_empty_drive_a_flipped_bit_is_found_by_its_checksum(
     subjects: dict[int, Subject], place: Path
 ) -> None:
-    for at, bit in ((3, 0), (9, 7), (13, 1), (100, 4)):
+    for at, bit in ((3, 0), (100, 4)):
         with copy_of(subjects[1], place) as (world, _):
             drive = next(d for d in world.drives[1:] if d not in with_fragments(world))
             before = read_superblock(drive)
