@@ -145,7 +145,7 @@ def show_drives(found: DriveList) -> str:
     rows = [
         (
             drive.pool,
-            drive.path or "-",
+            drive.path or (f"(was {drive.was_at})" if drive.was_at else "-"),
             "-" if drive.drive is None else drive.drive[:8],
             drive.missing or drive.state or "-",
             str(drive.fragments),

@@ -22,6 +22,7 @@ from shmr.errors import DriveError, SetupError
 from shmr.log.gather import PATIENCE
 from shmr.log.log import Parallel, in_sequence
 from shmr.log.reader import Background
+from shmr.service.last_seen import last_seen, note_places
 from shmr.units import NS_PER_S
 from shmr.volume.known_pools import reconcile
 from shmr.volume.membership import FIRST_SUPERBLOCK, Membership, PoolDrives, create, identify
@@ -294,6 +295,10 @@ def open_filesystem(
         logger.warning("%s", warning)
     for archive in membership.archives.values():
         _refuse_shared_disks(config, archive.name, archive.drives.values())
+    seen = last_seen(config.catalog)
+    for one in membership.archive_missing:
+        if one in seen:
+            logger.warning("drive %s was last at %s", one.hex(), seen[one])
     volume = _open(
         config,
         drives,
@@ -305,6 +310,8 @@ def open_filesystem(
         first=first,
         cut_log=cut_log,
     )
+    if not read_only:
+        note_places(config.catalog, {one: d.label for one, d in membership.archive.items()})
     try:
         for warning in reconcile(volume, membership.archives.values()):
             logger.warning("%s", warning)

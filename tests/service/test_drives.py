@@ -12,6 +12,7 @@ import pytest
 from shmr import service
 from shmr.config import load
 from shmr.errors import DriveError, SetupError
+from shmr.service.last_seen import last_seen
 from shmr.service.offline import unmounted
 from shmr.units import MIB
 from tests.place import Place
@@ -106,11 +107,19 @@ def test_a_path_without_a_drive_is_not_taken_for_another_that_is_missing(place: 
     lost = place.listed()["c"].drive
     assert lost is not None
     shutil.rmtree(place.base / "c")
+    note = next(place.base.rglob("catalog.drives"))
+    known = note.read_bytes()
+    note.unlink()
     for path in (place.path("b"), place.path("c")):
         with pytest.raises(SetupError, match=f"no drive is at .* either.*: {lost[:8]}"):
             service.drive_drain(place.config, path)
         with pytest.raises(SetupError, match="is not known"):
             service.drive_forget(place.config, path, force=True)
+    note.write_bytes(known)
+    with pytest.raises(SetupError, match=rf"no drive is at .* either.*: {lost[:8]} \(last at"):
+        service.drive_drain(place.config, place.path("b"))
+    with pytest.raises(SetupError, match="is not known"):
+        service.drive_forget(place.config, place.path("b"), force=True)
     assert service.drive_drain(place.config, lost[:8]).is_complete
     service.drive_forget(place.config, lost[:8])
     place.assert_files()
@@ -148,7 +157,7 @@ def test_a_replacement_that_was_stopped_goes_on(place: Place) -> None:
     def stop() -> bool:
         nonlocal calls
         calls += 1
-        return calls > 7
+        return calls > 3
 
     done = service.drive_replace(place.config, place.path("b"), place.path("e"), stop=stop)
     assert done.stopped and done.left > 0
@@ -272,3 +281,30 @@ def test_the_state_of_a_drive_decides_what_it_is_given(place: Place) -> None:
     assert place.listed()["b"].fragments >= before + 3
     with pytest.raises(SetupError, match="no state"):
         service.drive_state(place.config, place.path("b"), "best")
+
+
+def test_of_several_lost_drives_each_is_known_by_the_path_where_it_was(place: Place) -> None:
+    ids = {name: drive.drive for name, drive in place.listed().items()}
+    for name in "ab":
+        shutil.rmtree(place.base / name)
+    missing = [drive for drive in service.drive_list(place.config).drives if drive.path is None]
+    assert {(drive.drive, drive.was_at) for drive in missing} == {
+        (ids[name], place.path(name)) for name in "ab"
+    }
+    done = service.drive_drain(place.config, place.path("b"), dry_run=True)
+    assert done.moved or done.left or done.lost
+    assert done == service.drive_drain(place.config, ids["b"] or "", dry_run=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"zz": 1, "00": "/x"}', None])
+def test_where_drives_were_is_no_more_than_a_hint(place: Place, content: bytes | None) -> None:
+    note = next(place.base.rglob("catalog.drives"))
+    if content is None:
+        note.unlink()
+    else:
+        note.write_bytes(content)
+    assert last_seen(note.with_name("catalog")) == {}
+    for name in "ab":
+        shutil.rmtree(place.base / name)
+    with pytest.raises(SetupError, match="which drive was there is not known"):
+        service.drive_drain(place.config, place.path("b"))

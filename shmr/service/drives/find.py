@@ -14,6 +14,7 @@ from shmr.drive.seam import Drive
 from shmr.errors import SetupError
 from shmr.format.archived import Archived
 from shmr.service.drives.rehousing import rows_of
+from shmr.service.last_seen import last_seen
 from shmr.volume.volume import Volume
 
 _ID_MIN = 4
@@ -60,7 +61,8 @@ def find_drive(volume: Volume, pools: Sequence[Pool], text: str, config: Config)
             if entry is config.workspace:
                 raise workspace_refusal(wanted)
             pool = pool_named(config, pools, entry.name)
-            return the_missing(fragments.drives, pool, entry, wanted)
+            seen = last_seen(config.catalog)
+            return the_missing(fragments.drives, pool, entry, wanted, seen)
     candidates: dict[bytes, tuple[Pool, bool]] = {}
     for pool in pools:
         for archived in rows_of(volume, pool).values():
@@ -79,13 +81,21 @@ def find_drive(volume: Volume, pools: Sequence[Pool], text: str, config: Config)
 
 
 def the_missing(
-    there: Mapping[bytes, Drive], pool: Pool, entry: PoolConfig, path: str
+    there: Mapping[bytes, Drive],
+    pool: Pool,
+    entry: PoolConfig,
+    path: str,
+    seen: Mapping[bytes, str],
 ) -> FoundDrive:
     """The one drive of the pool that is missing: it was at a path where it is no more.
 
+    `seen` are the paths where drives were last, by their ids, as far as they are known.
     Raises SetupError where that may be another path of the pool as well, or another drive.
     """
     missing = [drive for drive in pool.drives if drive not in there]
+    were = [drive for drive in missing if seen.get(drive) == path]
+    if len(were) == 1:
+        return FoundDrive(pool, were[0], path, None, True)
     taken = {there[drive].label for drive in pool.drives if drive in there}
     bare = [str(one.path) for one in entry.drives if str(one.path) not in {*taken, path}]
     if not missing:
@@ -94,13 +104,19 @@ def the_missing(
             "out of the config, or make it a drive with `shmr drive add`"
         )
     if len(missing) != 1 or bare:
-        ids = ", ".join(drive.hex()[:8] for drive in missing)
+        ids = ", ".join(_told(drive, seen) for drive in missing)
         beside = f"; no drive is at {', '.join(bare)} either" if bare else ""
         raise SetupError(
             f"{path}: which drive was there is not known{beside}. Give the id of the one that is "
             f"meant, of those that pool {pool.name!r} lacks: {ids}"
         )
     return FoundDrive(pool, missing[0], path, None, True)
+
+
+def _told(drive: bytes, seen: Mapping[bytes, str]) -> str:
+    """The beginning of the id, and where the drive was."""
+    short = drive.hex()[:8]
+    return f"{short} (last at {seen[drive]})" if drive in seen else short
 
 
 def configured(config: Config, path: str | os.PathLike[str]) -> tuple[PoolConfig, DriveConfig]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shmr.config import load
 from shmr.core.placement import DriveState
+from shmr.service.last_seen import last_seen
 from shmr.service.looking.survey import Survey
 from shmr.service.looking.whereabouts import looking
 from shmr.volume.drive_states import known_state, state_name
@@ -21,7 +22,8 @@ class ListedDrive:
     """A drive. `path` is None where the configuration has none for it, `drive` (its id) where there
     is none yet; `missing` says why it is not there. `fragments` are those that it should hold.
 
-    `member`: it belongs to the pool. `state` is None in the workspace.
+    `member`: it belongs to the pool. `state` is None in the workspace. `was_at` is the path where a
+    drive without one was last, if that is known.
     """
 
     pool: str
@@ -33,6 +35,7 @@ class ListedDrive:
     fragments: int
     used_bytes: int
     free_bytes: int
+    was_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class DriveList:
 def drive_list(config_path: str | os.PathLike[str]) -> DriveList:
     """Raises SetupError, IntegrityError."""
     config = load(config_path)
+    seen = last_seen(config.catalog)
     with looking(config) as (reading, _, survey):
         fragments: Counter[bytes] = Counter()
         homes: dict[bytes, str] = {}
@@ -86,8 +90,11 @@ def drive_list(config_path: str | os.PathLike[str]) -> DriveList:
                     what = "missing" if absent in members else "removed, but fragments were on it"
                     meant = state(absent) if archive else None
                     member = absent in members
+                    was_at = seen.get(absent)
                     listed.append(
-                        ListedDrive(pool.name, None, absent.hex(), member, meant, what, held, 0, 0)
+                        ListedDrive(
+                            pool.name, None, absent.hex(), member, meant, what, held, 0, 0, was_at
+                        )
                     )
         return DriveList(config.filesystem, tuple(listed))
 

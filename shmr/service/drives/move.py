@@ -7,7 +7,7 @@ Left to others: which goes where (`shmr.archive.redistribute`), how (`shmr.archi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from shmr.service.drives.find import (
 from shmr.service.drives.leave import leave
 from shmr.service.drives.rehousing import Job, Rehoused, rows_of, whole_now
 from shmr.service.following import Stop, Terms, Watcher, nobody_stops
+from shmr.service.last_seen import last_seen
 from shmr.service.offline import unmounted
 from shmr.volume.damage import mended_rows
 from shmr.volume.drive_states import state_row
@@ -122,11 +123,13 @@ def _old(
             f"{found.pool.name!r}: name one of the same pool"
         )
     if found.there is not None and found.label == str(entry.path):
-        return _predecessor(volume, found, pool)
+        return _predecessor(volume, found, pool, last_seen(config.catalog))
     return found
 
 
-def _predecessor(volume: Volume, found: FoundDrive, entry: PoolConfig) -> FoundDrive:
+def _predecessor(
+    volume: Volume, found: FoundDrive, entry: PoolConfig, seen: Mapping[bytes, str]
+) -> FoundDrive:
     """Whose place a drive of the pool takes at its path, in a run that was cut off.
 
     Raises SetupError where that is not known, NoMember where that was all.
@@ -139,7 +142,7 @@ def _predecessor(volume: Volume, found: FoundDrive, entry: PoolConfig) -> FoundD
             "is left to be done"
         )
     try:
-        return the_missing(there, found.pool, entry, found.label)
+        return the_missing(there, found.pool, entry, found.label, seen)
     except SetupError as error:
         ids = ", ".join(drive.hex()[:8] for drive in missing)
         raise SetupError(
