@@ -23,7 +23,7 @@ from shmr.format.rows import (
     key_of,
 )
 from shmr.fsck.checking import check
-from shmr.fsck.findings import Exit, Finding, Kind, Report, Where
+from shmr.fsck.findings import KEPT_PER_KIND, Exit, Finding, Kind, Report, Where
 from shmr.fsck.repair import propose, repair, settled
 from shmr.testing.drive import World
 from shmr.testing.faults import Fault
@@ -162,6 +162,26 @@ def test_what_the_log_has_no_better_is_mended_or_lost(subject: Subject, place: P
         again = repair(config)
         assert again.counts == done.counts and not again.repaired
         assert sorted(place.glob("catalog.doubtful*")) == kept
+
+
+def test_more_than_a_report_keeps_are_repaired(subject: Subject, place: Path) -> None:
+    with (
+        copy_of(subject, place) as (world, catalog),
+        staged(world, place, subject.copies) as config,
+    ):
+        count = 2 * KEPT_PER_KIND + 1
+        with rows_of(catalog) as rows:
+            for number in range(count):
+                key = key_named(10**6 + number, b"user.x")
+                rows.put(Row(Table.XATTR, key, encode_bytes(b"")))
+        volume = open_on(world, catalog, subject.copies, subject.clock)
+        run_inline(volume.snapshots.make())
+        volume.close()
+        done = repair(config)
+        assert done.exit_code is Exit.REPAIRED
+        assert done.repaired_counts == {Kind.XATTR_STRAY: count}
+        assert len(done.repaired) == KEPT_PER_KIND
+        assert check(config).is_clean
 
 
 def test_what_is_mounted_is_left_alone(subject: Subject, place: Path) -> None:

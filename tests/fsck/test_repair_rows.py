@@ -81,7 +81,7 @@ MENDED = [
     (damage, kinds)
     for damage, kinds in damages.DAMAGES
     # What no mount opens: such a catalog is rebuilt from the log, which has no such rows.
-    if damage.__name__ not in ("_checksum",)
+    if damage.__name__ not in ("_checksum", "_inode_checksum")
 ]
 
 

@@ -82,6 +82,12 @@ def _checksum(rows: Rows) -> None:
     rows.raw(Table.XATTR, key_named(rows.find(FILE), b"user.x"), b"1234" + encode_bytes(b"2"))
 
 
+def _inode_checksum(rows: Rows) -> None:
+    """Its names and bytes are there, and nothing is wrong with them."""
+    number = rows.find(FILE)
+    rows.raw(Table.INODE, key_of(number), b"1234" + rows.inode(number).encode())
+
+
 def _not_msgpack(rows: Rows) -> None:
     rows.put(Row(Table.XATTR, key_named(rows.find(FILE), b"user.x"), b"\xc1"))
 
@@ -276,6 +282,7 @@ def _snapshot(rows: Rows) -> None:
 
 DAMAGES: list[tuple[Callable[[Rows], None], list[Kind]]] = [
     (_checksum, [Kind.ROW_UNREADABLE]),
+    (_inode_checksum, [Kind.ROW_UNREADABLE]),
     (_not_msgpack, [Kind.ROW_UNREADABLE]),
     (_short_key, [Kind.ROW_UNREADABLE]),
     (_strange_state, [Kind.ROW_UNREADABLE]),

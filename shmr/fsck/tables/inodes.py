@@ -28,7 +28,7 @@ from shmr.format.rows import (
 from shmr.fsck.findings import Kind, Where
 from shmr.fsck.tables.census import Census
 from shmr.fsck.tables.flaw import Flaw, Mend, doubt, flaw
-from shmr.fsck.tables.walk import Beside, Walk
+from shmr.fsck.tables.walk import FAILS, Beside, Walk
 from shmr.fsck.tables.walk import Row as Stored
 
 _KINDS = {
@@ -58,7 +58,7 @@ class Inodes:
 
     def check(self) -> Iterator[Flaw]:
         walk = self._walk
-        for key, value in walk.rows(Table.INODE):
+        for key, value in walk.rows(Table.INODE, broken=True):
             number = split_key(key)
             yield from self._headless(key)
             yield from walk.taken()
@@ -66,7 +66,7 @@ class Inodes:
             try:
                 inode = decode_inode(number, value)
             except IntegrityError as error:
-                walk.wrong(Table.INODE, key, str(error))
+                walk.wrong(Table.INODE, key, str(error) if value else FAILS)
                 inode = None
             self._census.add(number, inode, orphan=orphan)
             if inode is None:

@@ -16,6 +16,7 @@ Row = tuple[bytes, bytes]
 Told = Callable[[Table, int], None]
 """Told the table and how many more of its rows were read; may raise to end it."""
 TOLD_ROWS = 4096
+FAILS = "fails its checksum"
 _KEY_MIN, _KEY_MAX = 8, 8 + 255
 _NAMED = {Table.DENTRY, Table.XATTR}
 _EXACT = {
@@ -45,8 +46,11 @@ class Walk:
         self.flaws: list[Flaw] = []
         """Of rows that cannot be read: whoever walks gives them out."""
 
-    def rows(self, table: Table) -> Iterator[Row]:
-        """Key and value of every row that verifies; the others are `flaws`."""
+    def rows(self, table: Table, *, broken: bool = False) -> Iterator[Row]:
+        """Key and value of every row that verifies; the others are `flaws`.
+
+        With `broken` those that fail their checksum come too, without a value, and are no flaws.
+        """
         exact = _EXACT.get(table)
         count = 0
         for key, stored in self.reading.stored(table):
@@ -57,8 +61,10 @@ class Walk:
             try:
                 value = checked(table, key, stored)
             except IntegrityError:
-                self.wrong(table, key, "fails its checksum")
-                continue
+                if not broken:
+                    self.wrong(table, key, FAILS)
+                    continue
+                value = b""
             size = len(key)
             if size != exact if exact else table in _NAMED and not _named(key):
                 self.wrong(table, key, f"has a key of {size} bytes")
@@ -70,7 +76,9 @@ class Walk:
         """A row that cannot be used."""
         message = f"a row of table {table.name}, key {key.hex()}, {why}"
         inode = int.from_bytes(key[:8], "big") if _owned(table, key) else None
-        if table in _CAREFREE:
+        # What is done to a row of these is done by the number that its key begins with.
+        meant = table not in (Table.INODE, Table.ARCHIVE) or len(key) == _EXACT[table]
+        if table in _CAREFREE and meant:
             remove = Mend((Change(table, key, None),))
             self.flaws.append(flaw(Kind.ROW_UNREADABLE, inode, message, "remove it", remove))
         else:
