@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shmr.archive.control import Control, Phase, Stopped
+from shmr.archive.shift import Shift
 from shmr.catalog import store as catalog_store
 from shmr.config import Config, load
 from shmr.errors import SetupError, ShmrError
@@ -72,10 +73,18 @@ def repair(
     nameless = identity.findings(config)
     if nameless and not dry_run:
         identity.restore(config)
+    notes: list[str] = []
     try:
-        before, from_log = _look(config, terms)
+        before, from_log, unsettled = _look(config, terms)
+        if unsettled and not before.stopped:
+            notes.append(f"{_to_do(dry_run)}: settle what was moved when something was cut off")
+            if not dry_run:
+                # Half of a snapshot's copies may be there: they are looked at behind it.
+                _settle(config, terms, notes)
+                before, from_log, _ = _look(config, terms)
     except SetupError as error:
         before, from_log = not_opened("repair", config, nameless, error), False
+    before.notes[:0] = notes
     for finding in nameless:
         before.find(finding)
     if before.is_clean or before.stopped:
@@ -84,7 +93,7 @@ def repair(
     before.notes += [f"{_to_do(dry_run)}: {action.does} ({action.count})" for action in actions]
     if dry_run or not actions:
         return before
-    notes: list[str] = []
+    notes = []
     left = before
     while True:
         try:
@@ -92,7 +101,7 @@ def repair(
         except Stopped:
             left.stopped = True
             break
-        last, (left, from_log) = left, _look(config, terms)
+        last, (left, from_log, _) = left, _look(config, terms)
         full = any(count > KEPT_PER_KIND for count in last.counts.values())
         if not full or left.stopped or left.counts.total() >= last.counts.total():
             break
@@ -128,23 +137,34 @@ def propose(report: Report, *, from_log: bool, cut_log: bool = False) -> list[Ac
     return actions
 
 
-def _look(config: Config, terms: Terms) -> tuple[Report, bool]:
+def _look(config: Config, terms: Terms) -> tuple[Report, bool, bool]:
     """What is wrong, and whether the catalog is to be made from the log anew; then, unless it is
-    a dry run, the one that is there was set aside.
+    a dry run, the one that is there was set aside. And: is anything held that was moved?
     """
     with opened(config) as view:
         if view.mounted:
             raise SetupError("the filesystem is in use: unmount it, and run this again")
         report = check_view(view, watcher=terms.watcher, stop=terms.stop)
         report.job = "repair"
+        unsettled = next(view.reading.states(HELD), None) is not None
         if report.stopped:
-            return report, False
+            return report, False, unsettled
         from_log = any(kind in KINDS for kind in report.counts) and _log_is_better(view, report)
         report.findings = [decided(finding, from_log=from_log) for finding in report.findings]
         if from_log and not terms.dry_run:
             # Under the locks. The next opening makes it anew, also after this was cut off.
             catalog_store.set_aside(Path(config.catalog))
-    return report, from_log
+    return report, from_log, unsettled
+
+
+def _settle(config: Config, terms: Terms, notes: list[str]) -> None:
+    """What a shift or a repair switched before it was cut off is kept by a snapshot; strays go."""
+    control = _Followed(terms).control()
+    try:
+        with unmounted(config, read_only=False) as (volume, pools):
+            run_inline(Shift(volume, pools, control=control).recover())
+    except ShmrError as error:
+        notes.append(f"it could not be settled: {error}")
 
 
 def _log_is_better(view: View, report: Report) -> bool:
@@ -230,7 +250,7 @@ class _Followed:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._done_bytes = self._total_bytes = 0
+        self._halves = self._total_bytes = 0
 
     def control(self) -> Control:
         terms = self._terms
@@ -240,6 +260,7 @@ class _Followed:
         self._total_bytes += more_bytes
 
     def _advance(self, phase: Phase, size_bytes: int) -> None:
-        self._done_bytes += size_bytes
+        # What is written is then verified: each of the two is half of it.
+        self._halves += size_bytes
         if self._terms.watcher is not None:
-            self._terms.watcher(phase.value, self._done_bytes, self._total_bytes)
+            self._terms.watcher(phase.value, self._halves // 2, self._total_bytes)
