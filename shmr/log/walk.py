@@ -14,6 +14,7 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format import frame
 from shmr.format.frame import ALIGNMENT, FrameHeader, Kind
 from shmr.format.records import Opening, decode_opening
+from shmr.format.rows import SIZE_MAX
 from shmr.units import KIB, MIB
 
 
@@ -41,7 +42,9 @@ SEARCH_MAX_BYTES = 256 * MIB
 
 
 def read_header(file: Readable, at: int) -> FrameHeader:
-    """The header at offset `at`. Raises IntegrityError, DriveError."""
+    """The header at offset `at`, which may be any number. Raises IntegrityError, DriveError."""
+    if at > SIZE_MAX:
+        raise IntegrityError(f"frame header: at {at}, where no file reaches")
     buffer = file.read(at, frame.SIZE)
     length = frame.peek_length(buffer)
     size = frame.header_size(length)

@@ -24,6 +24,7 @@ from shmr.format.superblock import Superblock
 FILESYSTEM = bytes(range(50, 66))
 SHORT = int.from_bytes(FILESYSTEM[:8], "little")
 POOL = bytes(range(70, 86))
+PLACE = Place(1, 0, 4096, 9, 0)
 
 
 def drive_id(index: int) -> bytes:
@@ -76,9 +77,9 @@ class Forged:
         metas = [encode_meta((), rows[at : at + 500]) for at in range(0, len(rows), 500)]
         self.raw_snapshot(metas, number)
 
-    def raw_snapshot(self, metas: Iterable[bytes], number: int = 5) -> None:
-        """A snapshot whose META frames have these payloads."""
-        end = snapshot_end(Place(1, 0, 4096, 9, 0))
+    def raw_snapshot(self, metas: Iterable[bytes], number: int = 5, place: Place = PLACE) -> None:
+        """A snapshot, of this place in the journal, whose META frames have these payloads."""
+        end = snapshot_end(place)
         frames = [*((Kind.META, meta) for meta in metas), (Kind.COMMIT, end)]
         self.segment(Stream.SNAPSHOT, number, frames)
 

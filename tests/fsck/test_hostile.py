@@ -27,7 +27,7 @@ from shmr.format.fragment import (
     file_name,
 )
 from shmr.format.frame import LENGTH_MAX, Kind
-from shmr.format.records import Opening, Stream, encode_meta
+from shmr.format.records import Commit, DataEnd, Opening, Stream, encode_meta
 from shmr.format.rows import (
     ROOT,
     SIZE_MAX,
@@ -35,6 +35,7 @@ from shmr.format.rows import (
     Dentry,
     Extent,
     Inode,
+    Place,
     Row,
     Table,
     encode_bytes,
@@ -533,6 +534,26 @@ def test_numbers_at_the_end_of_all_numbers(forged: Forged, tmp_path: Path) -> No
     )  # fmt: skip
     result = decoded(tmp_path, forged.path)
     assert result.code in (0, 4) and result.paths == [b"a"]
+
+
+def test_places_in_the_journal_may_be_anywhere(tmp_path: Path) -> None:
+    last = 2**64 - 1
+    places = [Place(1, 0, last, 9, 0), Place(1, last, 0, 9, 0), Place(last, 0, 0, last, last),
+              Place(1, 2**63, 2**63, 9, 0), Place(1, 0, 2**62, 0, 0)]  # fmt: skip
+    meta = encode_meta((), [ROOT_ROW, named(ROOT, b"a", 2), regular(2).row()])
+    cases = []
+    for index, place in enumerate(places):
+        forged = Forged(tmp_path / f"drive{index}")
+        forged.raw_snapshot([meta], place=place)
+        forged.journal([meta])
+        ends = (DataEnd(7, last, 0, last, 0), DataEnd(7, last, 0, 0, 0))
+        commit = Commit(last, last, last, ends)
+        frames = [(Kind.META, meta), (Kind.COMMIT, commit.encode())]
+        forged.segment(Stream.JOURNAL, 3, frames)
+        forged.segment(Stream.DATA, 7, [(Kind.DATA, b"x")], owner=last, position=last)
+        cases.append([forged.path])
+    for result in decoded_all(tmp_path, cases):
+        assert result.code in (0, 4) and result.paths == [b"a"]
 
 
 def test_what_only_footers_know_may_be_anything(forged: Forged, tmp_path: Path) -> None:
