@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 RUN_BYTES = 16 * MIB
 """So much is read at a time, of all siblings together."""
-RUNS_AHEAD = 2
-"""So many runs are read, or wait in memory, beside the one that is being appended."""
+RUNS_AHEAD = 1
+"""So many runs are read, or wait in memory, beside the next one to be appended."""
 VERIFY_BYTES = 8 * MIB
 """So much is read back at a time."""
 

@@ -27,7 +27,7 @@ from shmr.volume.cleaner import Work, run_inline
 from shmr.volume.damage import DamagedFragment, damaged_in
 from shmr.volume.volume import Volume
 
-READERS = 3
+READERS = 2
 """Threads that read for the fragment being written: as many runs as it keeps under way."""
 
 
