@@ -21,6 +21,7 @@ from shmr.fsck.scrub import Scrubbed, scrub
 from shmr.fsck.scrubbing import note as notes
 from shmr.fsck.scrubbing import rounds
 from shmr.testing.drive import SimulatedDrive, World
+from shmr.testing.faults import PowerCut
 from shmr.testing.tree import tree_of
 from shmr.testing.trial import scratch
 from tests.archive.site import UNIT
@@ -374,6 +375,31 @@ def test_a_damaged_note_is_begun_anew_and_says_so(stage: Stage, content: bytes |
     path.unlink()
     found = scrub(stage.config)
     assert not any("is damaged" in note for note in found.report.notes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_power_may_go_while_it_mends_and_the_next_run_comes_to_the_same(
+    subject: Subject, seed: int
+) -> None:
+    rng = random.Random(seed)
+    with (
+        scratch() as place,
+        copy_of(subject, place) as (world, catalog),
+        staged(world, place, subject.copies) as config,
+    ):
+        stage = Stage(subject, world, catalog, config)
+        for kind in ("data unit", "kept snapshot META payload", "journal META payload"):
+            stage.flip(kind, rng)
+        world.cut_at(world.operations + rng.randrange(60))
+        with pytest.raises(PowerCut):
+            scrub(config)
+        rebooted = world.reboot(rng)
+        with staged(rebooted, place, subject.copies):
+            after = Stage(subject, rebooted, catalog, config)
+            done = scrub(config)
+            assert done.report.exit_code in (Exit.CLEAN, Exit.REPAIRED), done.report.findings
+            assert scrub(config).report.exit_code is Exit.CLEAN
+            assert _tree(after) in subject.legal
 
 
 # -- the command ----------------------------------------------------------------------------------

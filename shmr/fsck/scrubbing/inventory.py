@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
 
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError
@@ -27,6 +29,8 @@ from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.store import Segment
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
 from shmr.volume.membership import read_superblock
+
+R = TypeVar("R")
 
 _SNAPSHOT = re.compile(r"snapshot-(\d{12,})")
 _SEGMENT = re.compile(r"(journal|data|snapshot)-(\d{12})")
@@ -276,14 +280,20 @@ def reaches(view: View) -> dict[int, int]:
 # -- on the drive -------------------------------------------------------------------------------
 
 
-def add_what_is_there(holding: Holding) -> None:
+class Ask(Protocol):
+    """Makes a call to a drive, each of which may hang."""
+
+    def __call__(self, call: Callable[[], R], /) -> R: ...
+
+
+def add_what_is_there(holding: Holding, ask: Ask) -> None:
     """Copies of snapshots become items; what is on the drive and nobody wants is noted.
 
     Lists the drive. Raises DriveError.
     """
     wanted = {item.file for item in holding.items}
     copies: list[str] = []
-    for name in holding.drive.names():
+    for name in ask(holding.drive.names):
         if name in wanted or name.startswith("superblock-"):
             continue
         if name in holding.unwanted:
@@ -292,27 +302,23 @@ def add_what_is_there(holding: Holding) -> None:
             copies.append(name)
         elif holding.archive:
             why = STRAYS if parse_name(name) is not None else STRANGERS
-            holding.skipped.add(why, _size(holding.drive, name))
+            holding.skipped.add(why, _size(holding.drive, name, ask))
         elif _SEGMENT.fullmatch(name) is None:
-            holding.skipped.add(STRANGERS, _size(holding.drive, name))
-    holding.items += _kept(holding, copies)
+            holding.skipped.add(STRANGERS, _size(holding.drive, name, ask))
+    holding.items += _kept(holding, copies, ask)
 
 
-def _kept(holding: Holding, names: Collection[str]) -> Iterator[SegmentItem]:
+def _kept(holding: Holding, names: Collection[str], ask: Ask) -> Iterator[SegmentItem]:
     """Copies of snapshots: each reaches to where the next one goes on, and the last has its end."""
     drive, sizes = holding.drive, {}
     openings: dict[int, Opening] = {}
     for name in sorted(names):
         number = int(name.partition("-")[2])
-        sizes[number] = _size(drive, name)
+        sizes[number] = _size(drive, name, ask)
         with suppress(DriveError):
-            file = drive.open(name)
-            try:
-                found = walk.opening_of((file,), holding.filesystem, number)
-            finally:
-                file.close()
+            found = ask(partial(_opening, holding, name, number))
             if found is not None:
-                openings[number] = found[1]
+                openings[number] = found
     following = _following(openings)
     for name in sorted(names):
         number = int(name.partition("-")[2])
@@ -324,22 +330,30 @@ def _kept(holding: Holding, names: Collection[str]) -> Iterator[SegmentItem]:
         yield SegmentItem(name, expected, kept=True)
 
 
-def _size(drive: Drive, name: str) -> int:
+def _opening(holding: Holding, name: str, number: int) -> Opening | None:
+    """What its SEGMENT frame says, if it verifies. Raises DriveError."""
+    file = holding.drive.open(name)
     try:
-        return drive.size(name)
+        found = walk.opening_of((file,), holding.filesystem, number)
+    finally:
+        file.close()
+    return None if found is None else found[1]
+
+
+def _size(drive: Drive, name: str, ask: Ask) -> int:
+    try:
+        return ask(partial(drive.size, name))
     except DriveError:
         return 0  # gone, or to be told of when it is read
 
 
-def in_order(
-    drive: Drive, items: Iterable[Item], during: Callable[[Callable[[], int | None]], int | None]
-) -> list[Item]:
-    """The items as they lie on the device, else by number. `during` makes a call to the drive."""
+def in_order(drive: Drive, items: Iterable[Item], ask: Ask) -> list[Item]:
+    """The items as they lie on the device, else by number."""
     keys: dict[str, tuple[bool, int, int]] = defaultdict(lambda: (True, 0, 0))
     items = list(items)
     for item in items:
         begins = None
         with suppress(DriveError):
-            begins = during(lambda file=item.file: drive.begins(file))  # type: ignore[misc]
+            begins = ask(partial(drive.begins, item.file))
         keys[item.file] = begins is None, begins or 0, item.number
     return sorted(items, key=lambda item: keys[item.file])

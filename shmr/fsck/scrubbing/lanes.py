@@ -141,7 +141,7 @@ class Lane:
     def _run(self) -> None:
         holding, during = self.holding, self.during
         self._superblocks()
-        during(partial(add_what_is_there, holding))
+        add_what_is_there(holding, during)
         times = self.times([item.number for item in holding.items])
         todo = [item for item in holding.items if times.get(item.number, NEVER) < self.since_s]
         sizes = sum(item.size_bytes(holding.filesystem) for item in todo)

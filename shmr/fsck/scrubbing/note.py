@@ -32,8 +32,8 @@ Run = tuple[int, int, int]
 class Round:
     """Once over a drive. `began_s` and `ended_s` are seconds since 1970.
 
-    `wrong` counts what was found, `repaired` how much of it was put right. `given_up`: the drive did
-    not let itself be read; no other waits for it.
+    `wrong` counts what was found, `repaired` how much of it was put right. `given_up`: the drive
+    could not be read to its end; no other waits for it.
     """
 
     began_s: int
