@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,27 @@ def test_what_was_mended_is_in_the_journal_too(
     lay_down(None, catalog)
     assert mended(site, world, catalog).close()
     assert {finding.kind for finding in found(site, world, catalog)} <= LOSSES
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_several_damages_at_once_are_mended(site: Site, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    world = site.world.kill()
+    catalog = tmp_path / "catalog"
+    lay_down(files_of(site.catalog), catalog)
+    done = []
+    for damage, _ in rng.sample(MENDED, 6):
+        with suppress(AssertionError, StopIteration), rows_of(catalog) as rows:
+            # One may have taken away what another would break.
+            damage(rows)
+            done.append(damage.__name__)
+    volume = mended(site, world, catalog)
+    run_inline(volume.snapshots.make())
+    assert volume.close()
+    lay_down(None, catalog)
+    assert mended(site, world, catalog).close()
+    left = found(site, world, catalog)
+    assert all(finding.is_loss and finding.kind in LOSSES for finding in left), (done, left)
 
 
 def test_what_no_name_leads_to_is_in_lost_and_found(site: Site, tmp_path: Path) -> None:
