@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shmr.catalog.reading import Reading, open_reading
+from shmr.catalog.store import DOUBTS
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, SetupError
+from shmr.errors import DriveError, SetupError, ShmrError
 from shmr.format.rows import ROOT, Inode
 from shmr.fsck.contents import Contents, Lost, Part, Standing
 from shmr.fsck.extract import Counts, Extractor, Stopped
@@ -123,7 +124,7 @@ def decoded(
     """`decode` of drives that are open. `deadline_s` is for reads of fragments (see `Gather`)."""
     done = begun(foreign)
     if watcher is not None:
-        watcher("reading names", 0, 0)
+        watcher("reading names", 0, 1)
     with (
         destination(to) as scratch,
         looked_at(foreign, scratch.catalog, done, deadline_s=deadline_s) as found,
@@ -203,7 +204,7 @@ def looked_at(
     foreign: Foreign, catalog: Path, done: Decoded, *, deadline_s: float | None = DEADLINE_S
 ) -> Iterator[Found]:
     """The filesystem, its catalog made anew at `catalog`. Raises SetupError, IntegrityError."""
-    salvaged = salvage(foreign.filesystem, foreign.workspace, foreign.archive, catalog)
+    salvaged = _salvaged(foreign, catalog)
     done.source, done.snapshot_ns = salvaged.source.value, salvaged.snapshot_ns
     _note_source(done, salvaged)
     store = SegmentStore(foreign.filesystem, foreign.workspace, 1, 0, time.time_ns)
@@ -218,6 +219,20 @@ def looked_at(
     finally:
         store.close()
         gather.close()
+
+
+def _salvaged(foreign: Foreign, catalog: Path) -> Salvaged:
+    """The catalog that the drives tell of. Raises SetupError, IntegrityError, DriveError."""
+    try:
+        return salvage(foreign.filesystem, foreign.workspace, foreign.archive, catalog)
+    except ShmrError:
+        raise
+    except (*DOUBTS, OSError) as error:
+        # Names and places of all files go through a catalog, of some 500 bytes for each.
+        raise SetupError(
+            f"the names found cannot be written down in scratch space: {error}; that is in --to "
+            "DIR, with --list where TMPDIR says: choose one with more room"
+        ) from error
 
 
 def _held_bytes(drive: Drive) -> int:

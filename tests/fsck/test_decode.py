@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -263,6 +264,27 @@ def test_nothing_of_a_run_that_was_broken_off_is_left(
     assert decode(rescued.cold, str(out)).report.exit_code == 0
     assert not left.exists()
     assert_same(unprivileged(archived(rescued)), tree_at(out))
+
+
+@pytest.mark.parametrize("size", ("8k", "64k", "200k", "1m"))
+def test_a_destination_without_room_is_told_and_left_tidy(
+    made: Callable[[str], Rescued], tmp_path: Path, size: str
+) -> None:
+    """Whether it is the names that find no room, or the files."""
+    rescued = made("2+1")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", small], check=True)
+    try:
+        with pytest.raises(SetupError, match=r"room|it goes on"):
+            decode(rescued.cold, str(small / "out"))
+        assert not [name for name in os.listdir(small / "out") if name.startswith(".")]
+        expected = unprivileged(archived(rescued))
+        for path, shown in tree_at(small / "out").items():
+            if shown[0] == "file":
+                assert (*shown[:2], *shown[3:]) == (*expected[path][:2], *expected[path][3:])
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 # -- the command ----------------------------------------------------------------------------------
