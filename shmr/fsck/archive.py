@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby, islice
 
 from shmr.core.stripe import Geometry, fragment_size
+from shmr.drive.impatient import Answer
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived, decode_archived
 from shmr.format.fragment import BLOCK, decode_header, file_name
@@ -22,6 +23,7 @@ from shmr.format.rows import Extent, Table, split_key
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Where
 from shmr.fsck.fragments import Health, look
 from shmr.fsck.opening import View
+from shmr.fsck.patience import waited
 from shmr.fsck.segments import rescanned
 from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.replay import Journal
@@ -37,6 +39,7 @@ LEAVE = "take it out of its pool, with `shmr drive forget CONFIG {}`"
 DISCARD = "discard it"
 _LOST = -1
 Row = tuple[int, Archived]
+_Task = tuple[int, Archived, int]
 
 
 class Fragments:
@@ -51,6 +54,8 @@ class Fragments:
         self._live = view.reading.live()
         self._readable: dict[int, int] = {}
         """Of segments of which too little is left: a bit for each fragment that can be read."""
+        self._hung: dict[bytes, DriveError] = {}
+        """Drives that do not answer, and are not asked again."""
         self._away: dict[bytes, Counter[int]] = defaultdict(Counter)
         self._away_bytes: dict[bytes, int] = defaultdict(int)
         self.lost: list[Finding] = []
@@ -59,10 +64,9 @@ class Fragments:
     def findings(self) -> Iterator[Finding]:
         """What is wrong, but for `lost`. Raises IntegrityError for a damaged row."""
         rows = self._reading.archived_segments()
-        with ThreadPoolExecutor(max(1, len(self._there)), "check") as threads:
-            while some := list(islice(rows, BATCH)):
-                self._pulse()
-                yield from self._batch(threads, some)
+        while some := list(islice(rows, BATCH)):
+            self._pulse()
+            yield from self._batch(some)
         yield from self._noted()
         yield from self._missing_drives()
         yield from self._strays()
@@ -78,18 +82,17 @@ class Fragments:
         """Segment and index of every fragment that is not as it should be, on drives that are
         there: all that `findings` tells of, however many. Raises IntegrityError."""
         rows = self._reading.archived_segments()
-        with ThreadPoolExecutor(max(1, len(self._there)), "check") as threads:
-            while some := list(islice(rows, BATCH)):
-                found = self._looked(threads, [row for row in some if self._lives(row[0])])
-                for number, healths in found.items():
-                    for index, health in enumerate(healths):
-                        if health is not None and health.kind is not None:
-                            yield number, index
+        while some := list(islice(rows, BATCH)):
+            found = self._looked([row for row in some if self._lives(row[0])])
+            for number, healths in found.items():
+                for index, health in enumerate(healths):
+                    if health is not None and health.kind is not None:
+                        yield number, index
 
     # -- fragments --------------------------------------------------------------------------
 
-    def _batch(self, threads: ThreadPoolExecutor, rows: Sequence[Row]) -> Iterator[Finding]:
-        found = self._looked(threads, rows)
+    def _batch(self, rows: Sequence[Row]) -> Iterator[Finding]:
+        found = self._looked(rows)
         if self._view.mounted:
             doubted = {
                 number: archived
@@ -98,7 +101,7 @@ class Fragments:
             }
             now = self._now(doubted) if doubted else {}
             gone = doubted.keys() - now.keys()
-            found |= self._looked(threads, list(now.items()))
+            found |= self._looked(list(now.items()))
             rows = [(n, now.get(n, archived)) for n, archived in rows if n not in gone]
         for number, archived in rows:
             if self._lives(number):
@@ -108,24 +111,35 @@ class Fragments:
         """Is something in the segment? What is empty is freed by the next shift."""
         return self._live.get(number, 0) > 0
 
-    def _looked(
-        self, threads: ThreadPoolExecutor, rows: Sequence[Row]
-    ) -> dict[int, list[Health | None]]:
+    def _looked(self, rows: Sequence[Row]) -> dict[int, list[Health | None]]:
         """The health of all fragments of these segments; None where the drive is missing."""
         found: dict[int, list[Health | None]] = {n: [None] * len(a.fragments) for n, a in rows}
-        work: dict[bytes, list[tuple[int, Archived, int]]] = defaultdict(list)
+        work: dict[bytes, list[_Task]] = defaultdict(list)
         for number, archived in rows:
             for index, placed in enumerate(archived.fragments):
                 if placed.drive in self._there:
                     work[placed.drive].append((number, archived, index))
-
-        def on_drive(some: Sequence[tuple[int, Archived, int]]) -> None:
-            for number, archived, index in some:
-                found[number][index] = look(self._view.fragments, number, archived, index)
-
-        for done in [threads.submit(on_drive, some) for some in work.values()]:
-            done.result()
+        looks = {
+            drive: Answer(f"check {self._there[drive].label}", partial(self._on_drive, some))
+            for drive, some in work.items()
+            if drive not in self._hung
+        }
+        for drive, some in work.items():
+            healths: list[Health]
+            try:
+                if drive in self._hung:
+                    raise self._hung[drive]
+                healths = waited(self._there[drive].label, looks[drive], self._pulse)
+            except DriveError as error:
+                self._hung[drive] = error
+                healths = [Health(Kind.FRAGMENT_UNREADABLE, str(error))] * len(some)
+            for (number, _, index), health in zip(some, healths, strict=True):
+                found[number][index] = health
         return found
+
+    def _on_drive(self, some: Sequence[_Task]) -> list[Health]:
+        """In a thread of the drive's own."""
+        return [look(self._view.fragments, *task) for task in some]
 
     def _now(self, doubted: Mapping[int, Archived]) -> dict[int, Archived]:
         """Of a mounted filesystem: the rows of these segments as they are now, by the newest
@@ -252,6 +266,8 @@ class Fragments:
         view, explained = self._view, 0
         taken = max(view.store.next_number, self._reading.next_segment())
         for drive, there in self._there.items():
+            if drive in self._hung:
+                continue
             try:
                 names = sorted(name for one in there.names() if (name := parse_name(one)))
             except DriveError as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
+from shmr.drive.impatient import Answer
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.frame import Kind as FrameKind
@@ -18,6 +20,7 @@ from shmr.format.records import Opening, Stream
 from shmr.format.rows import decode_place
 from shmr.fsck.findings import Finding, Kind, Where
 from shmr.fsck.opening import View
+from shmr.fsck.patience import waited
 from shmr.fsck.window import Window
 from shmr.log import walk
 from shmr.log.store import segment_name
@@ -25,7 +28,7 @@ from shmr.volume.membership import ArchivePool
 
 KEEP = "keep a new snapshot on m+1 drives of the pool"
 _NAME = re.compile(r"snapshot-(\d{12,})")
-_HELD = b"held "
+HELD = b"held "
 
 
 class _File(NamedTuple):
@@ -53,7 +56,7 @@ def _found(view: View, notes: list[str]) -> Iterator[Finding]:
     for number, archived in view.reading.archived_segments():
         if live.get(number, 0) > 0:
             least[archived.pool] = min(least.get(archived.pool, archived.m), archived.m)
-    held = next(view.reading.states(_HELD), None) is not None
+    held = next(view.reading.states(HELD), None) is not None
     if held and not view.mounted:
         notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
     # Whoever settles it keeps a new one, and what is there may be half of that.
@@ -67,9 +70,8 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
     files: dict[bytes, dict[int, _File | None]] = {}
     for drive_id, drive in pool.drives.items():
         try:
-            files[drive_id] = {
-                number: _look(drive, filesystem, number) for number in _numbers(drive)
-            }
+            looking = Answer(f"check {drive.label}", partial(_on_drive, drive, filesystem))
+            files[drive_id] = waited(drive.label, looking)
         except DriveError as error:
             label = drive.label
             yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, str(error), Where(label), KEEP)
@@ -94,6 +96,11 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
             f"and {wanted} should"
         )
         yield Finding(Kind.SNAPSHOT_COPIES, message, Where(), KEEP)
+
+
+def _on_drive(drive: Drive, filesystem: bytes) -> dict[int, _File | None]:
+    """The copies on a drive, by the segment's number."""
+    return {number: _look(drive, filesystem, number) for number in _numbers(drive)}
 
 
 def _numbers(drive: Drive) -> list[int]:

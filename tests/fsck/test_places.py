@@ -27,8 +27,10 @@ from shmr.format.superblock import decode as decode_superblock
 from shmr.fsck.findings import Kind
 from shmr.fsck.opening import View, view_of
 from shmr.fsck.places import places
+from shmr.log.fragments import FragmentStore
 from shmr.log.store import SegmentStore
 from shmr.testing.drive import SimulatedDrive, SimulatedFile, World
+from shmr.testing.hanging import HangingDrive
 from shmr.testing.trial import Trial, files_of, lay_down, scratch
 from shmr.testing.workload import Generator, Operation
 from shmr.volume.cleaner import run_inline
@@ -428,6 +430,33 @@ def test_a_drive_that_fails_reads_is_not_one_that_lost_fragments(
         assert case.kinds() - {Kind.SNAPSHOT_COPIES, Kind.SNAPSHOT_COPY_DAMAGED} == {
             Kind.FRAGMENT_UNREADABLE
         }
+
+
+def test_a_drive_that_hangs_is_waited_for_once(
+    subjects: dict[int, Subject], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmr.fsck.patience.PATIENCE_S", 0.05)
+    with opened(subjects[1], place) as case:
+        view = case.view()
+        number, archived = case.row(4)
+        drive = archived.fragments[1].drive
+        hanging = HangingDrive(view.fragments.drives[drive])
+        hanging.hang(opening=True)
+        there: dict[bytes, Drive] = {**view.fragments.drives, drive: hanging}
+        fragments = FragmentStore(view.filesystem, there)
+        archives = tuple(
+            replace(pool, drives={one: there[one] for one in pool.drives}) for pool in view.archives
+        )
+        monkeypatch.setattr("shmr.fsck.places.superblock_findings", lambda view: iter(()))
+        found = list(places(replace(view, fragments=fragments, archives=archives)))
+        hanging.let_go(failing=True)
+        kinds = {finding.kind for finding in found}
+        assert kinds - {Kind.SNAPSHOT_COPY_DAMAGED, Kind.SNAPSHOT_COPIES} == {
+            Kind.FRAGMENT_UNREADABLE
+        }
+        (finding,) = (f for f in found if f.where.segment == number)
+        assert finding.where.fragment == 1 and not finding.is_loss
+        assert "has not answered" in finding.message
 
 
 def without(case: Case, *drives: bytes) -> View:
