@@ -7,7 +7,13 @@ import random
 import pytest
 
 from shmr.archive.exposure import Exposure
-from shmr.archive.redistribute import TOLERANCE, Fill, plan_balance, plan_emptying
+from shmr.archive.redistribute import (
+    TOLERANCE,
+    Fill,
+    plan_balance,
+    plan_emptying,
+    plan_mending,
+)
 from shmr.archive.rehouse import rehoused
 from shmr.core.placement import DriveFacts
 from shmr.format.archived import Archived, Placed
@@ -118,3 +124,31 @@ def test_what_is_at_risk_falls_as_fragments_are_written_anew() -> None:
             archived = rehoused(archived, index, drives[7 + index // 5])
         exposure.note(number, archived)
     assert not list(exposure) and not str(exposure)
+
+
+def test_what_is_mended_first_is_closest_to_loss_and_no_step_depends_on_another() -> None:
+    rows, drives = three_of(set())
+    wanted = {(1, 0), (5, 2), (5, 4), (7, 1)}
+
+    def whole(number: int, archived: Archived, index: int) -> bool:
+        return (number, index) not in wanted
+
+    facts = [DriveFacts(drive, drive.hex(), 0, 5) for drive in drives[:7]]
+    plan = plan_mending(rows, wanted, facts, same_device=True, whole=whole)
+    assert plan.left == 0
+    assert [(step.segment, step.fragment) for step in plan.steps] == [
+        (5, 2),
+        (5, 4),
+        (1, 0),
+        (7, 1),
+    ]
+    # One drive is free of each segment; the second fragment stays where it is.
+    assert [step.drive for step in plan.steps] == [drives[6], drives[4], drives[6], drives[6]]
+    # Of any step that fails, the others can still be taken.
+    for step in plan.steps:
+        others = {p.drive for i, p in enumerate(rows[step.segment].fragments) if i != step.fragment}
+        assert step.drive not in others
+    # Where nothing is free, not even on its own drive, it is left, and says why.
+    full = [DriveFacts(drive, drive.hex(), 0, 0) for drive in drives[:7]]
+    plan = plan_mending(rows, wanted, full, same_device=True, whole=whole)
+    assert (plan.steps, plan.left) == ((), 4) and plan.shortage is not None
