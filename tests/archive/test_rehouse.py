@@ -20,7 +20,7 @@ from shmr.archive.redistribute import (
     plan_emptying,
     plan_parity,
 )
-from shmr.archive.rehouse import Rehousing
+from shmr.archive.rehouse import Rehousing, Step
 from shmr.archive.shift import Shift
 from shmr.core.placement import DriveState
 from shmr.errors import ShmrError
@@ -395,4 +395,22 @@ def test_the_state_of_a_drive_survives(place: Path) -> None:
     assert states(volume.catalog, pool.drives)[other] is DriveState.NORMAL
     volume.context.apply([state_row(drive, DriveState.NORMAL)])
     assert states(volume.catalog, [drive]) == {drive: DriveState.NORMAL}
+    volume.close()
+
+
+def test_a_step_onto_the_drive_of_a_sibling_is_not_taken(place: Path) -> None:
+    """As after another step failed that was to take the sibling away from there."""
+    pool = pool_of("2+1")
+    site = archived_site(place, pool)
+    volume = site.open()
+    number, archived = next(iter(rows_of(volume).items()))
+    shift = Shift(volume, [pool])
+    run_inline(shift.recover())
+    rehousing = Rehousing(shift, Control())
+    step = Step(number, 0, archived.fragments[1].drive, 0)
+    run_inline(rehousing.run([step]))
+    assert rehousing.undone == [step] and not rehousing.moved
+    assert volume.catalog.archived(number) == archived
+    site.assert_files(volume)
+    site.assert_nothing_astray(volume)
     volume.close()
