@@ -90,7 +90,7 @@ def check_view(view: View, *, watcher: Watcher | None = None, stop: Stop = nobod
     except Stopped:
         report.stopped = True
         return report
-    report.notes.append(_looked_at(view))
+    report.looked_at = _looked_at(view)
     return report
 
 

@@ -245,7 +245,8 @@ class Report:
     the checkpoint that was looked at, None where it is the present; `mounted` says that the
     filesystem was in use, and nothing was changed.
     `repaired` are findings that were put right; those in `findings` are not, or not yet.
-    `notes` are sentences for people that are no findings: what was looked at, what to do next.
+    `notes` are sentences for people that are no findings: what was done, what to do next;
+    `looked_at` is one that says how much there was.
     `stopped`: somebody stopped it before its end.
     """
 
@@ -260,6 +261,7 @@ class Report:
     repaired_counts: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
     name: str = ""
+    looked_at: str = ""
 
     def find(self, finding: Finding) -> None:
         """Something is wrong."""

@@ -20,6 +20,8 @@ SHOWN_PER_KIND = 10
 def show_report(report: Report, *, foretold: bool = False) -> str:
     """What people read. `foretold`: remedies are told as what a repair would do."""
     lines = [_head(report), *report.notes]
+    if report.looked_at:
+        lines.append(report.looked_at)
     for title, findings, counts in (
         ("repaired", report.repaired, report.repaired_counts),
         ("wrong", report.findings, report.counts),
@@ -51,6 +53,7 @@ def as_plain(report: Report) -> dict[str, Any]:
         "exit_code": int(report.exit_code),
         "stopped": report.stopped,
         "notes": report.notes,
+        "looked_at": report.looked_at,
         "counts": {str(kind): count for kind, count in sorted(report.counts.items())},
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "repaired_counts": {str(k): count for k, count in sorted(report.repaired_counts.items())},
