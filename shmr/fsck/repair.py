@@ -26,6 +26,7 @@ from shmr.errors import SetupError, ShmrError
 from shmr.fsck import identity
 from shmr.fsck.checking import check_view, not_opened
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Report, Where
+from shmr.fsck.kept import HELD
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.mending.mender import Mender
 from shmr.fsck.mending.rows import mend_rows
@@ -80,8 +81,9 @@ def repair(
             notes.append(f"{_to_do(dry_run)}: settle what was moved when something was cut off")
             if not dry_run:
                 # Half of a snapshot's copies may be there: they are looked at behind it.
-                _settle(config, terms, notes)
+                stopped = _settle(config, terms, notes)
                 before, from_log, _ = _look(config, terms)
+                before.stopped |= stopped
     except SetupError as error:
         before, from_log = not_opened("repair", config, nameless, error), False
     before.notes[:0] = notes
@@ -157,14 +159,20 @@ def _look(config: Config, terms: Terms) -> tuple[Report, bool, bool]:
     return report, from_log, unsettled
 
 
-def _settle(config: Config, terms: Terms, notes: list[str]) -> None:
-    """What a shift or a repair switched before it was cut off is kept by a snapshot; strays go."""
+def _settle(config: Config, terms: Terms, notes: list[str]) -> bool:
+    """What a shift or a repair switched before it was cut off is kept by a snapshot; strays go.
+
+    Was it asked to stop?
+    """
     control = _Followed(terms).control()
     try:
         with unmounted(config, read_only=False) as (volume, pools):
             run_inline(Shift(volume, pools, control=control).recover())
+    except Stopped:
+        return True
     except ShmrError as error:
         notes.append(f"it could not be settled: {error}")
+    return False
 
 
 def _log_is_better(view: View, report: Report) -> bool:
