@@ -190,11 +190,13 @@ def identify(
         return create(
             name, pools, catalog_exists=catalog_exists, random_bytes=random_bytes, clock=clock
         )
-    bare = ", ".join(drive.label for drive in pools[0].drives if id(drive) not in blocks)
+    bare = [drive.label for drive in pools[0].drives if id(drive) not in blocks]
     if bare:
+        lost = "; where the whole workspace is lost, `shmr-fsck rebuild-catalog` makes a new one"
         raise SetupError(
-            f"some drives belong to a filesystem and some have no superblock: {bare}; check that "
-            "the right disks are mounted there"
+            f"some drives belong to a filesystem and some have no superblock: {', '.join(bare)}; "
+            "check that the right disks are mounted there"
+            + (lost if len(bare) == len(pools[0].drives) else "")
         )
     first = blocks[id(pools[0].drives[0])]
     for pool in pools[1:]:

@@ -304,6 +304,17 @@ def test_a_workspace_that_is_gone_is_made_anew(made: Directories) -> None:
     assert differences(before, made.tree()) == []
 
 
+def test_a_mount_without_a_workspace_says_what_to_do(made: Directories) -> None:
+    made.lose_workspace()
+    with pytest.raises(SetupError, match="`shmr-fsck rebuild-catalog` makes a new one"):
+        made.tree()
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    shutil.rmtree(made.workspace[1])
+    made.workspace[1].mkdir()
+    with pytest.raises(SetupError, match="the right disks are mounted there$"):
+        made.tree()
+
+
 def test_what_is_gone_with_the_workspace_is_named(made: Directories) -> None:
     made.fill("stays", "lost", size=50_000)
     with unmounted(load(made.config), read_only=True) as (volume, _):
