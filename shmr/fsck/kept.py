@@ -51,37 +51,84 @@ def kept_findings(view: View, notes: list[str]) -> Iterator[Finding]:
 
 
 def _found(view: View, notes: list[str]) -> Iterator[Finding]:
-    live = view.reading.live()
-    least: dict[bytes, int] = {}
-    for number, archived in view.reading.archived_segments():
-        if live.get(number, 0) > 0:
-            least[archived.pool] = min(least.get(archived.pool, archived.m), archived.m)
+    least = _least(view)
     held = next(view.reading.states(HELD), None) is not None
     if held and not view.mounted:
         notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
     # Whoever settles it keeps a new one, and what is there may be half of that.
     for pool in view.archives if not held else ():
-        wanted = least[pool.pool] + 1 if pool.pool in least else 0
-        yield from _in_pool(view.filesystem, pool, wanted)
+        yield from _in_pool(view.filesystem, pool, _wanted(pool, least))
 
 
-def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Finding]:
-    """`wanted`: how many drives of the pool have to have a copy."""
+class _Copies(NamedTuple):
+    """The copies in a pool: `files` by drive and number, the `whole` snapshots of each drive, the
+    `newest` of them that is on as many drives as are `needed`, and on how many `drives` it is.
+    """
+
+    files: dict[bytes, dict[int, _File | None]]
+    whole: dict[bytes, set[tuple[int, ...]]]
+    newest: tuple[int, ...]
+    drives: int
+    needed: int
+
+
+def superseded(view: View) -> set[tuple[bytes, int]]:
+    """Copies that nobody needs, by drive and number: a newer snapshot stands for them, whole on as
+    many drives as it should be. The next shift takes them away. Raises IntegrityError.
+    """
+    found: set[tuple[bytes, int]] = set()
+    least = _least(view)
+    for pool in view.archives:
+        copies = _copies(view.filesystem, pool, _wanted(pool, least), [])
+        if copies.newest and copies.drives >= copies.needed:
+            for drive_id, some in copies.files.items():
+                found |= {(drive_id, number) for number in some if number not in copies.newest}
+    return found
+
+
+def _least(view: View) -> dict[bytes, int]:
+    """How many drives each pool may lose, for what it has that needs most."""
+    live = view.reading.live()
+    least: dict[bytes, int] = {}
+    for number, archived in view.reading.archived_segments():
+        if live.get(number, 0) > 0:
+            least[archived.pool] = min(least.get(archived.pool, archived.m), archived.m)
+    return least
+
+
+def _wanted(pool: ArchivePool, least: Mapping[bytes, int]) -> int:
+    """How many drives of the pool have to have a copy."""
+    return least[pool.pool] + 1 if pool.pool in least else 0
+
+
+def _copies(
+    filesystem: bytes, pool: ArchivePool, wanted: int, problems: list[tuple[str, str]]
+) -> _Copies:
+    """`problems` gets drives that cannot be looked at, by their labels, and why."""
     files: dict[bytes, dict[int, _File | None]] = {}
     for drive_id, drive in pool.drives.items():
         try:
             looking = Answer(f"check {drive.label}", partial(_on_drive, drive, filesystem))
             files[drive_id] = waited(drive.label, looking)
         except DriveError as error:
-            label = drive.label
-            yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, str(error), Where(label), KEEP)
+            problems.append((drive.label, str(error)))
     whole = {drive_id: set(_whole(some)) for drive_id, some in files.items()}
     counts = Counter(one for some in whole.values() for one in some)
     needed = min(wanted - len(pool.missing), len(pool.drives))
-    newest = max(counts, key=lambda one: (counts[one] >= needed, one), default=())
-    for drive_id, some in files.items():
+    newest: tuple[int, ...] = max(counts, key=lambda one: (counts[one] >= needed, one), default=())
+    return _Copies(files, whole, newest, counts[newest], needed)
+
+
+def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Finding]:
+    """`wanted`: how many drives of the pool have to have a copy."""
+    problems: list[tuple[str, str]] = []
+    copies = _copies(filesystem, pool, wanted, problems)
+    for label, why in problems:
+        yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, why, Where(label), KEEP)
+    newest = copies.newest
+    for drive_id, some in copies.files.items():
         label = pool.drives[drive_id].label
-        if newest in whole[drive_id] or not some:
+        if newest in copies.whole[drive_id] or not some:
             continue
         for number in sorted(some):
             if not newest or number in newest:
@@ -89,11 +136,10 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
                 message = f"{name} on {label} is not whole, or not all of its snapshot is there"
                 yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, message, Where(label, number), KEEP)
                 break
-    count = counts[newest]
-    if count < needed:
+    if copies.drives < copies.needed:
         message = (
-            f"pool {pool.name!r}: {count} of its drives have a whole copy of the same snapshot, "
-            f"and {wanted} should"
+            f"pool {pool.name!r}: {copies.drives} of its drives have a whole copy of the same "
+            f"snapshot, and {wanted} should"
         )
         yield Finding(Kind.SNAPSHOT_COPIES, message, Where(), KEEP)
 

@@ -17,6 +17,7 @@ from shmr.format.frame import GRANULE
 from shmr.format.records import Stream
 from shmr.format.rows import Extent
 from shmr.fsck.findings import Finding, Kind, Where
+from shmr.fsck.kept import superseded
 from shmr.fsck.naming import names_of
 from shmr.fsck.opening import View
 from shmr.fsck.scrubbing import fragment, frames
@@ -88,6 +89,8 @@ Key = tuple[int, int]
 def judge(view: View, damaged: Sequence[Damaged]) -> Iterator[Judged]:
     """What is to be said of each damage. Raises IntegrityError for damaged rows."""
     meant = [one for one in damaged if _is_meant(view, one)]
+    kept = any(isinstance(one.item, SegmentItem) and one.item.kept for one in meant)
+    unneeded = superseded(view) if kept else set()
     concerns = _Concerns(view, meant)
     concerns.look()
     names = concerns.names()
@@ -96,6 +99,8 @@ def judge(view: View, damaged: Sequence[Damaged]) -> Iterator[Judged]:
             concern = concerns.of.get((index, at), Concern())
             if isinstance(one.item, FragmentItem):
                 finding: Finding | None = _of_fragment(view, one, damage, concern, names, concerns)
+            elif one.item.kept and (one.holding.id, one.item.number) in unneeded:
+                finding = None
             else:
                 finding = _of_segment(one, damage, concern, names, concerns)
             yield Judged(one, finding)
