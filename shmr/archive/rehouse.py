@@ -1,6 +1,6 @@
 """Fragments of archived segments are written anew: on other drives, or more of parity.
 
-    WRITE           of one fragment, while the one before it is synced         (`rewrite`)
+    WRITE           of one fragment, while those before it are synced          (`rewrite`)
     SYNC, VERIFY    sealed, read back and compared                             (`rewrite`)
     SWITCH          the segment is held, its row names the new fragment, a commit
     settle          a snapshot on m+1 drives, holds end, then what was replaced is discarded
@@ -16,6 +16,7 @@ Left to others: which fragment, and where to (`shmr.archive.redistribute`).
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -45,6 +46,8 @@ __all__ = ["Lost", "Rehousing", "Step", "rehoused"]
 
 logger = logging.getLogger(__name__)
 
+PROVING_MAX = 2
+"""Fragments that are synced and verified at once: while one is read back the next is synced."""
 SETTLE_EVERY = 64
 """Fragments that are switched before a snapshot lets go of those they replace."""
 
@@ -90,7 +93,8 @@ class Rehousing:
         self._control = control
         self._workers = workers or Workers(0, 1)
         self._switched = switched
-        self._proving: _Proving | None = None
+        self._proving: deque[_Proving] = deque()
+        """Oldest first."""
         self._replaced: list[tuple[bytes, int, int, int]] = []
         """Fragments that no row names any more: drive, segment, index, generation."""
         self.moved = 0
@@ -121,8 +125,9 @@ class Rehousing:
                 yield from self._settle_if_possible()
             raise
         finally:
-            if self._proving is not None:
-                self._proving.task.abandon()
+            for proving in self._proving:
+                proving.task.abandon()
+            self._proving.clear()
         yield from self.settle()
 
     def _settle_if_possible(self) -> Work[None]:
@@ -135,7 +140,7 @@ class Rehousing:
 
     def _take(self, step: Step) -> Work[None]:
         """One step: written when this ends, and perhaps not yet verified."""
-        if self._proving is not None and self._proving.segment == step.segment:
+        if any(proving.segment == step.segment for proving in self._proving):
             # Its row is about to change.
             yield from self._proved()
         before = self._volume.catalog.archived(step.segment)
@@ -159,13 +164,13 @@ class Rehousing:
             store.unpin(step.segment)
             raise
         try:
-            yield from self._proved()
+            yield from self._proved(leaving=PROVING_MAX - 1)
         except Exception:
             store.unpin(step.segment)
             yield from rewriting.abandon()
             raise
         task = Task(self._prove(step, rewriting, told), self._workers.crew)
-        self._proving = _Proving(step.segment, task)
+        self._proving.append(_Proving(step.segment, task))
         if not task.ended:
             yield task.submit
 
@@ -215,11 +220,10 @@ class Rehousing:
         )
 
     def _beside(self, work: Work[None]) -> Work[None]:
-        """Do this work while the fragment before is verified."""
+        """Do this work while the fragments before are synced and verified."""
         task = Task(work, self._workers.crew)
         try:
-            others = () if self._proving is None else (self._proving.task,)
-            yield from together(task, *others)
+            yield from together(task, *(proving.task for proving in self._proving))
         finally:
             if not task.ended:
                 task.abandon()
@@ -248,16 +252,15 @@ class Rehousing:
         self._switch(rewriting.number, rewriting.before, rewriting.after)
         self.moved += 1
 
-    def _proved(self) -> Work[None]:
-        """Until the fragment before is switched, or given up. Raises what SWITCH does."""
-        if self._proving is None:
-            return
-        task = self._proving.task
-        try:
-            yield from together(task)
-        finally:
-            if task.ended:
-                self._proving = None
+    def _proved(self, leaving: int = 0) -> Work[None]:
+        """Until all before but so many are switched, or given up. Raises what SWITCH does."""
+        while len(self._proving) > leaving:
+            first, *others = (proving.task for proving in self._proving)
+            try:
+                yield from together(first, *others)
+            finally:
+                if first.ended:
+                    self._proving.popleft()
 
     def drop(self, number: int, keep: int) -> Work[bool]:
         """The segment keeps only the first `keep` of its fragments; the others were parity.

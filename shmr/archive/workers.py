@@ -33,16 +33,16 @@ class _Inline:
 
 class Workers:
     """`readers` threads that read in any order; for each of `width` drives a lane that writes to it
-    and one that reads back; and a crew that runs two jobs side by side.
+    and one that reads back; and a `crew` that runs so many jobs side by side.
 
     With no `readers` there are no threads at all.
     """
 
-    def __init__(self, readers: int, width: int) -> None:
+    def __init__(self, readers: int, width: int, *, crew: int = 2) -> None:
         self._executors: list[Executor] = []
         make = self._threads if readers else _no_threads
         self.readers: Lane = make(readers)
-        self.crew: Lane = make(2)
+        self.crew: Lane = make(crew)
         self.lanes: list[Lane] = [make(1) for _ in range(width)]
         self.checkers: list[Lane] = [make(1) for _ in range(width)]
 

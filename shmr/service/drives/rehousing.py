@@ -15,7 +15,7 @@ from shmr.archive.forecast import DRIVE_RATE_BYTES, DriveForecast
 from shmr.archive.keep import snapshot_zones
 from shmr.archive.pool import Pool
 from shmr.archive.redistribute import Plan
-from shmr.archive.rehouse import Rehousing, Step, rehoused
+from shmr.archive.rehouse import PROVING_MAX, Rehousing, Step, rehoused
 from shmr.archive.shift import Shift
 from shmr.archive.workers import Workers
 from shmr.config import Config
@@ -76,7 +76,7 @@ class Job:
         self._follower = Follower(terms.watcher, self._status)
         control = self._follower.control(terms.stop, terms.limit_rate)
         self._shift = Shift(volume, pools, control=control)
-        self._workers = Workers(0 if terms.dry_run else READERS, 1)
+        self._workers = Workers(0 if terms.dry_run else READERS, 1, crew=1 + PROVING_MAX)
         self.rehousing = Rehousing(
             self._shift, control, workers=self._workers, switched=self._switched
         )
