@@ -24,7 +24,7 @@ from shmr.testing.workload import MAINTENANCE, Generator, Operation, Performer
 from shmr.units import KIB
 from shmr.volume.membership import write_superblock
 from shmr.volume.volume import Volume
-from tests.archive.site import Site
+from tests.archive.site import Site, pool_of
 
 NAME = b"remains"
 _WITHOUT = frozenset({*MAINTENANCE, "open", "write_open", "close"})
@@ -161,3 +161,21 @@ def _block(pool: Pool, drive_id: bytes) -> Superblock:
         0,
         pool.drives,
     )
+
+
+def much_done(place: Path, seed: int) -> tuple[Remains, Volume]:
+    """Files of all kinds made, changed, moved, deleted, archived and cleaned."""
+    site = Remains(place, pool_of("2+1", 0), pool_of("mirror", 1), seed=seed)
+    volume = site.open()
+    for turn in range(4):
+        site.work(volume, 60)
+        there, back = site.pools[turn % 2], site.pools[(turn + 1) % 2]
+        site.shift(volume, there, back if turn > 1 else None)
+    return site, volume
+
+
+def anew(site: Remains, salvaged: Salvaged, missing: tuple[bytes, ...] = ()) -> Volume:
+    """The volume of the new workspace that takes the place of the old one."""
+    site.lose_workspace()
+    site.made_anew(salvaged, catalog=site.place / "anew")
+    return site.open(catalog=site.place / "anew", missing=missing)

@@ -3,67 +3,37 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from operator import itemgetter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shmr.catalog.reading import Reading, open_reading
-from shmr.drive.seam import Drive
+from shmr.catalog.reading import open_reading
 from shmr.errors import IntegrityError, SetupError
-from shmr.format import fragment, frame
-from shmr.format.frame import Kind
+from shmr.format import fragment
 from shmr.format.rows import (
     ROOT,
     TRUTH,
-    Dentry,
-    Extent,
-    Inode,
     Place,
-    Row,
-    Table,
-    encode_bytes,
-    extent_key,
-    key_named,
-    key_of,
 )
 from shmr.fsck.footers import Footers
 from shmr.fsck.foreign import footer_of
 from shmr.fsck.losses import Loss
 from shmr.fsck.salvage import AHEAD, Salvaged
 from shmr.fsck.sources import Source
-from shmr.log import snapshot, walk
-from shmr.log.fragments import FragmentStore, parse_name
-from shmr.log.gather import Gather
-from shmr.log.store import SegmentStore
+from shmr.log.fragments import parse_name
 from shmr.testing.audit import audit
-from shmr.testing.drive import World
 from shmr.testing.tree import Tree, differences, tree_of
 from shmr.testing.trial import FILESYSTEM, scratch
-from shmr.units import KIB
-from shmr.volume.attributes import AttributeChange
 from shmr.volume.volume import Volume
 from tests.archive.site import ME, pool_of, small_limits
-from tests.fsck.remains import Remains, content_of, put
+from tests.fsck.remains import Remains, anew, content_of, much_done, put
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
     with scratch() as directory, small_limits():
         yield directory
-
-
-def much_done(place: Path, seed: int) -> tuple[Remains, Volume]:
-    """Files of all kinds made, changed, moved, deleted, archived and cleaned."""
-    site = Remains(place, pool_of("2+1", 0), pool_of("mirror", 1), seed=seed)
-    volume = site.open()
-    for turn in range(4):
-        site.work(volume, 60)
-        there, back = site.pools[turn % 2], site.pools[(turn + 1) % 2]
-        site.shift(volume, there, back if turn > 1 else None)
-    return site, volume
 
 
 def only_looked_at(site: Remains, catalog: Path, missing: tuple[bytes, ...] = ()) -> Tree:
@@ -73,13 +43,6 @@ def only_looked_at(site: Remains, catalog: Path, missing: tuple[bytes, ...] = ()
         return tree_of(volume)
     finally:
         volume.abandon()
-
-
-def anew(site: Remains, salvaged: Salvaged, missing: tuple[bytes, ...] = ()) -> Volume:
-    """The volume of the new workspace that takes the place of the old one."""
-    site.lose_workspace()
-    site.made_anew(salvaged, catalog=site.place / "anew")
-    return site.open(catalog=site.place / "anew", missing=missing)
 
 
 # -- with the journal -----------------------------------------------------------------------------
@@ -282,116 +245,6 @@ def test_bytes_that_were_in_the_workspace_only_are_told_file_by_file(place: Path
     volume.close()
 
 
-class Versions:
-    """Files, and every content that each of them ever had."""
-
-    def __init__(self, site: Remains, volume: Volume) -> None:
-        self.site, self.volume, self.rng = site, volume, site.rng
-        self.numbers: dict[bytes, int] = {}
-        self.of: dict[int, list[bytes]] = {}
-        """By inode."""
-        self.deleted: set[int] = set()
-
-    def step(self) -> None:
-        rng, volume = self.rng, self.volume
-        name = b"f%d" % rng.randrange(12)
-        verb = rng.choice(("write", "write", "patch", "cut", "delete"))
-        self.site.clock.tick()
-        if name not in self.numbers:
-            self.numbers[name] = volume.names.create(ROOT, name, 0o100600, ME).number
-            self.of[self.numbers[name]] = [b""]
-            verb = "write"
-        number = self.numbers[name]
-        now = self.of[number][-1]
-        if verb == "delete":
-            volume.names.unlink(ROOT, name)
-            volume.handles.forgotten(number)
-            del self.numbers[name]
-            self.deleted.add(number)
-        elif verb == "cut":
-            size = rng.randrange(len(now) + 1)
-            volume.attributes.set(number, AttributeChange(size=size))
-            self.of[number].append(now[:size])
-        else:
-            at = 0 if verb == "write" else rng.randrange(len(now) + 1)
-            content = rng.randbytes(rng.choice((1, 4096, 30_000, 90_000)))
-            volume.data.write(number, at, content)
-            self.of[number].append(now[:at] + content + now[at + len(content) :])
-        while volume.reaper.step():
-            pass
-        volume.commits.now()
-
-
-@pytest.mark.parametrize("seed", range(14))
-def test_every_byte_is_one_that_the_file_had_since_the_snapshot(place: Path, seed: int) -> None:
-    """The workspace is lost while a shift runs: at any of its operations."""
-    site = Remains(place, pool_of("2+1", 0), seed=seed)
-    volume = site.open()
-    files = Versions(site, volume)
-    for _ in range(30):
-        files.step()
-    site.stay = {number for number in files.numbers.values() if site.rng.random() < 0.4}
-    site.shift(volume, site.pools[0])
-    there, gone_by_then = dict(files.numbers), set(files.deleted)
-    since = {number: len(files.of[number]) - 1 for number in there.values()}
-    whole = set(there.values()) - site.stay
-    for _ in range(15):
-        files.step()
-    site.stay = set()
-    images: list[World] = []
-
-    def observe(world: World) -> None:
-        world.observer = None
-        if site.rng.random() < 0.04:
-            images.append(world.kill())
-        world.observer = observe
-
-    site.world.observer = observe
-    site.shift(volume, site.pools[0])
-    site.world.observer = None
-    volume.abandon()
-    for index, image in enumerate([*images, site.world]):
-        into = place / f"into{index}"
-        salvaged = site.salvaged(into, image, gone=True)
-        assert salvaged.source is Source.SNAPSHOT
-        gather = Gather(FragmentStore(FILESYSTEM, site.zoned(image)), deadline_s=None)
-        with open_reading(into, live=False) as reading:
-            for name, number in [*there.items(), *files.numbers.items()]:
-                if reading.find(name) == number:
-                    versions = files.of[number][since.get(number, 0) :]
-                    found = pieces(reading, gather, number, salvaged)
-                    assert_had(found, versions)
-                    if number in whole:
-                        assert b"".join(piece for _, piece in found) in versions
-            for number, versions in files.of.items():
-                if reading.find(b"lost+found/inode-%d" % number) is not None:
-                    assert number not in gone_by_then, "what was deleted comes back"
-                    assert_had(pieces(reading, gather, number, salvaged), versions)
-        gather.close()
-
-
-def pieces(
-    reading: Reading, gather: Gather, number: int, salvaged: Salvaged
-) -> list[tuple[int, bytes]]:
-    """What can be read of a file, extent by extent, with its offset."""
-    found = []
-    for extent in reading.extents(number):
-        at = extent.address
-        if at is None:
-            found.append((extent.offset, bytes(extent.length)))
-        elif at.segment not in salvaged.gone:
-            row = reading.archived(at.segment)
-            assert row is not None
-            with suppress(IntegrityError):
-                found.append((extent.offset, gather.read(at.segment, row, at.skip, extent.length)))
-    return found
-
-
-def assert_had(found: list[tuple[int, bytes]], versions: list[bytes]) -> None:
-    for offset, piece in found:
-        assert any(version[offset : offset + len(piece)] == piece for version in versions)
-
-
 def test_footers_alone_give_all_that_was_archived(place: Path) -> None:
     story = Story(place)
     story.site.put_back({})
@@ -411,140 +264,6 @@ def _lost_and_found(volume: Volume) -> list[int]:
     entries = list(volume.names.entries(directory.number, 0))
     assert all(name == b"inode-%d" % inode.number for name, inode, _ in entries)
     return [inode.number for _, inode, _ in entries]
-
-
-# -- copies of snapshots --------------------------------------------------------------------------
-
-
-def frames_of(drive: Drive, name: str) -> list[int]:
-    """Where the payloads of a snapshot's frames with rows begin."""
-    file = drive.open(name)
-    opening = walk.opening_of((file,), FILESYSTEM, int(name.split("-")[1]))
-    assert opening is not None
-    first = opening[0]
-    found = walk.walk((file,), first.end, first.header.checksum, first.header)
-    with_rows = [one for one in found if one.header.kind == Kind.META]
-    places = [one.at + frame.header_size(one.header.length) for one in with_rows]
-    file.close()
-    return places
-
-
-def kept(site: Remains) -> list[tuple[Drive, str]]:
-    return [(d, n) for d in site.zoned().values() for n in d.names() if n.startswith("snapshot")]
-
-
-def test_each_frame_of_a_snapshot_may_come_from_another_copy(place: Path) -> None:
-    site, volume = much_done(place, 6)
-    for index in range(600):
-        made = volume.names.create(ROOT, b"many%d" % index + b"x" * 200, 0o100600, ME)
-    volume.data.write(made.number, 0, b"something to move")
-    volume.commits.now()
-    site.shift(volume, site.pools[0])
-    before = tree_of(volume)
-    volume.abandon()
-    newest = max(name for _, name in kept(site))
-    drives = [drive for drive, name in kept(site) if name == newest]
-    assert len(drives) == 2
-    places = frames_of(drives[0], newest)
-    assert len(places) >= 2
-    for index, at in enumerate(places):
-        drives[index % 2].flip_bit(newest, at, 3)  # type: ignore[attr-defined]
-    salvaged = site.salvaged(place / "into", gone=True)
-    assert salvaged.source is Source.SNAPSHOT
-    again = anew(site, salvaged)
-    assert differences(before, tree_of(again)) == []
-    again.close()
-
-
-def test_where_the_newest_snapshot_is_on_no_drive_whole_the_one_before_counts(place: Path) -> None:
-    site, volume = much_done(place, 7)
-    site.shift(volume, site.pools[0])
-    before = tree_of(volume)
-    older = site.snapshots()
-    volume.names.create(ROOT, b"later", 0o100600, ME)
-    number = volume.names.lookup(ROOT, b"later").number
-    volume.data.write(number, 0, b"later" * 5000)
-    volume.commits.now()
-    site.shift(volume, site.pools[0])
-    volume.abandon()
-    newest = max(name for _, name in kept(site))
-    for drive, name in kept(site):
-        if name == newest:
-            drive.flip_bit(name, frames_of(drive, name)[0], 1)  # type: ignore[attr-defined]
-    for key, copies in older.items():
-        for name, content in copies.items():
-            if name not in site.zoned()[key].names():
-                put(site.zoned()[key], name, content)
-    salvaged = site.salvaged(place / "into", gone=True)
-    assert salvaged.source is Source.SNAPSHOT and salvaged.found_inodes == 1
-    assert any("is on no drive whole" in note for note in salvaged.notes)
-    again = anew(site, salvaged)
-    tree = tree_of(again)
-    found = b"/lost+found/inode-%d" % number
-    assert tree[found].size == 25_000
-    told = {path: one for path, one in tree.items() if not path.startswith(b"/lost+found")}
-    assert [d for d in differences(before, told) if not d.startswith("b'/':")] == []
-    again.close()
-
-
-def test_of_a_damaged_snapshot_every_other_frame_counts(place: Path) -> None:
-    """Whichever frame is lost: what comes back is right, and what does not is an error."""
-    site = Remains(place, pool_of("2+1", 0), seed=2)
-    volume = site.open()
-    contents = {}
-    for index in range(120):
-        name = b"%03d" % index + b"x" * 200
-        contents[name] = b"%d;" % index * 40
-        site.write(volume, name, contents[name])
-        for number in range(40):
-            value = bytes([number]) * 60
-            volume.xattrs.set(site.numbers[name], b"user.%d" % number, value)
-    volume.commits.now()
-    site.shift(volume, site.pools[0])
-    volume.abandon()
-    drive = kept(site)[0][0]
-    for other, name in kept(site):
-        if other is not drive:
-            other.discard(name)
-    places = [
-        (name, at)
-        for _, name in sorted(kept(site), key=itemgetter(1))
-        for at in frames_of(drive, name)
-    ]
-    assert len(places) >= 4
-    come_back = []
-    for index, (name, at) in enumerate(places):
-        drive.flip_bit(name, at, 1)  # type: ignore[attr-defined]
-        salvaged = site.salvaged(place / f"into{index}", gone=True)
-        drive.flip_bit(name, at, 1)  # type: ignore[attr-defined]
-        # All inodes are in the first frame. Without one, what footers tell is worth more.
-        expected = (Source.DAMAGED, 1) if index else (Source.FOOTERS, 0)
-        assert (salvaged.source, salvaged.lost_frames) == expected
-        come_back.append(right_or_refused(site, place / f"into{index}", contents))
-    assert site.salvaged(place / "whole", gone=True).source is Source.SNAPSHOT
-    # Attributes are most of it: without one of their frames every file is there whole.
-    assert come_back == [0] + [len(contents)] * (len(places) - 1)
-
-
-def right_or_refused(site: Remains, catalog: Path, contents: dict[bytes, bytes]) -> int:
-    """How many files read as they were; of the others none reads otherwise."""
-    gather = Gather(FragmentStore(FILESYSTEM, site.zoned()), deadline_s=None)
-    count = 0
-    with open_reading(catalog, live=False) as reading:
-        for name, content in contents.items():
-            number = reading.find(name)
-            extents = [] if number is None else list(reading.extents(number))
-            found = b""
-            for extent in extents:
-                assert extent.address is not None
-                row = reading.archived(extent.address.segment)
-                assert row is not None, "rows of archived segments come back from footers"
-                found += gather.read(
-                    extent.address.segment, row, extent.address.skip, extent.length
-                )
-            assert found in (content, b"")
-            count += found == content
-    return count
 
 
 def test_fragments_that_were_written_anew_behind_the_snapshot_count(place: Path) -> None:
@@ -626,62 +345,3 @@ def test_drives_are_only_read(place: Path) -> None:
     story.salvaged()
     story.site.salvaged(place / "whole")
     assert story.site.world.operations == before
-
-
-IMPOSSIBLE: dict[str, Callable[[], Row]] = {
-    "dot": lambda: Dentry(5, 0o100000, 9).row(1, b".."),
-    "slash": lambda: Dentry(5, 0o100000, 9).row(1, b"../etc/x"),
-    "nul": lambda: Dentry(5, 0o100000, 9).row(1, b"a\0b"),
-    "bomb": lambda: Row(Table.INODE, key_of(9), b"\x91" * 1000),
-    "no inode": lambda: Row(Table.INODE, key_of(0), b"\x90"),
-    "far extent": lambda: Row(Table.EXTENT, extent_key(5, 2**63), b"\x91\x05"),
-    "short key": lambda: Row(Table.EXTENT, b"abc", b"\x91\x05"),
-    "large xattr": lambda: Row(Table.XATTR, key_named(5, b"user.a"), encode_bytes(bytes(70_000))),
-    "archive": lambda: Row(Table.ARCHIVE, key_of(7), b"\x9a" + b"\x00" * 10),
-    "orphan": lambda: Row(Table.ORPHAN, key_of(7), b"\x91\x01"),
-    "state": lambda: Row(Table.STATE, b"x", b"\x91\xc0"),
-}
-
-
-@pytest.mark.parametrize("what", IMPOSSIBLE)
-def test_rows_that_cannot_be_are_counted_and_left_out(place: Path, what: str) -> None:
-    site = Remains(place, pool_of("mirror"), seed=0)
-    now = 10**18
-    good = [
-        Inode(ROOT, 0o040755, 2, 0, 0, 0, 0, 0, now, now, now, 1, 9, ROOT).row(),
-        Inode(5, 0o100644, 1, 0, 0, 0, 3, 0, now, now, now).row(),
-        Dentry(5, 0o100000, 8).row(ROOT, b"good"),
-        Extent(0, 3, None).row(5),
-    ]
-    bad = IMPOSSIBLE[what]()
-    forge(site, [*good, bad])
-    salvaged = site.salvaged(place / "into", gone=True)
-    assert salvaged.left_out == {Table(bad.table).name.lower(): 1}
-    with open_reading(place / "into", live=False) as reading:
-        assert reading.find(b"good") == 5
-
-
-def test_directories_in_a_circle_are_survived(place: Path) -> None:
-    site = Remains(place, pool_of("mirror"), seed=0)
-    now = 10**18
-    rows = [
-        Inode(ROOT, 0o040755, 3, 0, 0, 0, 0, 0, now, now, now, 1, 9, ROOT).row(),
-        Inode(5, 0o040755, 2, 0, 0, 0, 0, 0, now, now, now, 2, 10, ROOT).row(),
-        Inode(6, 0o100644, 1, 0, 0, 0, 3, 3, now, now, now).row(),
-        Dentry(5, 0o040000, 8).row(ROOT, b"down"),
-        Dentry(ROOT, 0o040000, 8).row(5, b"up"),
-        Dentry(6, 0o100000, 9).row(5, b"file"),
-        Row(Table.EXTENT, extent_key(6, 0), b"\x95\x03\x09\x70\x03\x00"),
-    ]
-    forge(site, rows)
-    salvaged = site.salvaged(place / "into", gone=True)
-    with salvaged.losses() as losses:
-        assert list(losses.all()) == [Loss(6, b"down/file", 1, 3)]
-
-
-def forge(site: Remains, rows: list[Row]) -> None:
-    """A snapshot with these rows, on an archive drive."""
-    drive = site.zoned()[site.pools[0].drives[0]]
-    store = SegmentStore(FILESYSTEM, [drive], 1, 0, site.clock)
-    snapshot.write(store, rows, Place(1, 112, 200, 9, 7), iter((40, 41)), 200 * KIB)
-    store.close()
