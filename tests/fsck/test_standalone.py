@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import ast
 import os
-import resource
 import shutil
 import socket
-import stat
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from shmr import service
-from shmr.archive import leave
 from shmr.config import load
 from shmr.format.fragment import BLOCK, FragmentHeader, decode_header
 from shmr.format.rows import ROOT
@@ -30,70 +25,19 @@ from shmr.service.offline import unmounted
 from shmr.testing.trial import scratch
 from shmr.units import MIB
 from shmr.volume.attributes import AttributeChange
-from tests.fsck.forged_drive import DRIVE, POOL, ForgedDrive
 from tests.fsck.rescued import ME, Rescued, Shown, tree_at, unprivileged
-
-PROGRAM = Path(leave.__file__).with_name("shmr-decode.py")
-INCOMPLETE = b".shmr-incomplete"
-WHOLE, MISSING, FAILED = 0, 4, 8
-MEMORY_BYTES = 256 * MIB
-OLDEST = (3, 8)
-WRITTEN = bytes([0] + [255] * 255)
-"""By this table zeros stay zeros."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a run said."""
-
-    code: int
-    out: str
-    notes: str
-
-
-def pythons() -> list[str]:
-    """Every Python from 3.8 on that this machine has, by its path; ours is one of them."""
-    found = {sys.executable}
-    for minor in range(8, 30):
-        path = shutil.which(f"python3.{minor}")
-        if path is None:
-            continue
-        answer = subprocess.run(
-            [path, "-I", "-S", "-c", "import sys; print(sys.executable)"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        if answer.returncode == 0:
-            found.add(answer.stdout.strip())
-    return sorted(found)
-
-
-def decode(
-    *words: object,
-    python: str = sys.executable,
-    memory_bytes: int | None = None,
-    limit_s: float = 60,
-) -> Said:
-    """Run the program without the packages and variables of this process."""
-
-    def limit() -> None:
-        if memory_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-
-    done = subprocess.run(
-        [python, "-I", "-S", str(PROGRAM), *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        env={"PATH": "/nowhere", "LC_ALL": "C.UTF-8"},
-        cwd="/",
-        preexec_fn=limit,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Said(done.returncode, done.stdout, done.stderr)
+from tests.fsck.standalone import (
+    FAILED,
+    INCOMPLETE,
+    MEMORY_BYTES,
+    MISSING,
+    OLDEST,
+    PROGRAM,
+    WHOLE,
+    WRITTEN,
+    decode,
+    pythons,
+)
 
 
 @pytest.fixture(scope="module", params=["2+1", "mirror"])
@@ -464,52 +408,6 @@ def test_with_the_workspace_the_tree_is_that_of_the_last_commit(place: Path, cut
     assert tree_at(place / "out") == unprivileged(made.tree)
 
 
-# -- what is left on drives -----------------------------------------------------------------------
-
-
-def test_the_shift_leaves_the_program_and_its_pages_on_the_drives(rescued: Rescued) -> None:
-    for drive in map(Path, rescued.cold):
-        there = {p.name for p in drive.iterdir()}
-        if not any(name.startswith(("fragment", "snapshot")) for name in there):
-            continue
-        assert there >= leave.NAMES
-        assert (drive / "shmr-decode.py").read_bytes() == PROGRAM.read_bytes()
-        for name, content in leave.contents().items():
-            assert (drive / name).read_bytes() == content
-            assert stat.S_IMODE((drive / name).stat().st_mode) == 0o600
-    assert b"shmr-decode.py --drives" in leave.contents()["README.txt"]
-
-
-def test_what_is_left_on_a_drive_is_replaced_where_it_differs_and_goes_with_the_drive(
-    place: Path,
-) -> None:
-    (place / "fs").mkdir()
-    made = Rescued(place / "fs", "2+1", spare=1)
-    made.fill()
-    drive = Path(made.cold[0])
-    (drive / "shmr-decode.py").write_bytes(bytes(PROGRAM.stat().st_size))
-    (drive / "README.txt").write_text("an older one")
-    (drive / "FORMAT.md").unlink()
-    for cold in made.cold:
-        # Whichever drives are written to.
-        if Path(cold) != drive:
-            for name in leave.NAMES:
-                (Path(cold) / name).unlink(missing_ok=True)
-    for index in range(4):
-        with unmounted(load(made.config), read_only=False) as (volume, _):
-            inode = volume.names.create(ROOT, b"more%d" % index, 0o100644, ME)
-            volume.data.write(inode.number, 0, b"more" * 10_000)
-        service.compact(made.config, everything=True, target="cold", flush=True)
-    for cold in map(Path, made.cold):
-        for name, content in leave.contents().items():
-            assert (cold / name).read_bytes() == content
-    service.drive_drain(made.config, str(drive))
-    service.drive_remove(made.config, str(drive))
-    assert [p.name for p in drive.iterdir() if p.name != "lock"] == []
-    made.look()
-    assert made.tree
-
-
 # -- what may be forged ---------------------------------------------------------------------------
 
 
@@ -548,197 +446,3 @@ def test_nothing_is_followed_and_nothing_blocks_in_a_drives_directory(
         said = decode("--drives", *drives, "--to", place / "out", memory_bytes=MEMORY_BYTES)
     assert said.code == WHOLE, said
     assert tree_at(place / "out") == unprivileged(rescued.tree)
-
-
-@pytest.fixture
-def forged(place: Path) -> ForgedDrive:
-    return ForgedDrive(place / "drive")
-
-
-def run_forged(forged: ForgedDrive, place: Path) -> tuple[Said, Said]:
-    """What a listing says, and copying everything out, with little memory."""
-    listed = decode("--drives", forged.path, "--list", memory_bytes=MEMORY_BYTES)
-    to = ("--to", place / "top" / "out")
-    return listed, decode("--drives", forged.path, *to, memory_bytes=MEMORY_BYTES)
-
-
-def test_names_lead_nowhere_else(forged: ForgedDrive, place: Path) -> None:
-    (place / "top").mkdir()
-    forged.inode(2, stat.S_IFDIR | 0o755)
-    forged.inode(3, stat.S_IFREG | 0o644)
-    forged.inode(4, stat.S_IFLNK | 0o777, target=os.fsencode(place))
-    forged.name(ROOT, b"a link", 4)
-    forged.name(ROOT, b"directory", 2)
-    names = [b"..", b".", b"", b"../up", b"/absolute", b"a link/through", b"nul\0"]
-    for name in names:
-        forged.name(ROOT, name, 3)
-        forged.name(2, name, 2)
-    forged.name(2, b"fine", 3)
-    forged.snapshot()
-    listed, copied_out = run_forged(forged, place)
-    assert listed.notes.count("is not a name") == 2 * len(names)
-    assert set(os.listdir(place / "top" / "out")) == {"a link", "directory"}
-    assert os.listdir(place / "top" / "out" / "directory") == ["fine"]
-    assert set(os.listdir(place)) == {"top", "drive"}
-    assert os.listdir(place / "top") == ["out"]
-    assert copied_out.code in (WHOLE, MISSING)
-
-
-def test_directories_that_go_in_circles_end(forged: ForgedDrive, place: Path) -> None:
-    forged.inode(2, stat.S_IFDIR | 0o755)
-    forged.inode(3, stat.S_IFDIR | 0o755)
-    forged.name(ROOT, b"a", 2)
-    forged.name(2, b"b", 3)
-    forged.name(3, b"a", 2)
-    forged.name(3, b"root", ROOT)
-    forged.name(ROOT, b"again", 3)
-    forged.snapshot()
-    listed, copied_out = run_forged(forged, place)
-    assert listed.code == WHOLE and len(listed.out.splitlines()) < 12
-    assert copied_out.code == MISSING and "two names" in copied_out.notes
-
-
-def test_a_deep_tree_is_gone_through(forged: ForgedDrive, place: Path) -> None:
-    depth = 2000
-    for number in range(2, depth):
-        forged.inode(number, stat.S_IFDIR | 0o500)
-        forged.name(number - 1, b"d", number)
-    forged.snapshot()
-    listed, copied_out = run_forged(forged, place)
-    assert len(listed.out.splitlines()) == depth - 1
-    assert copied_out.code == WHOLE and f"{depth - 2} directories" in copied_out.out
-    # Python's own way of removing trees is a recursion.
-    subprocess.run(["rm", "-rf", str(place / "top")], check=True, timeout=60)
-
-
-def test_paths_end_somewhere(forged: ForgedDrive, place: Path) -> None:
-    for number in range(2, 90):
-        forged.inode(number, stat.S_IFDIR | 0o700)
-        forged.name(number - 1, b"d" * 250, number)
-    forged.snapshot()
-    listed, copied_out = run_forged(forged, place)
-    assert "too deep" in listed.notes and "too deep" in copied_out.notes
-    assert copied_out.code == MISSING
-
-
-def test_nothing_that_acts_by_itself_is_made(forged: ForgedDrive, place: Path) -> None:
-    kinds = (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK, 0, 0o170000)
-    for number, kind in enumerate(kinds, 10):
-        forged.inode(number, kind | 0o666, rdev=1 << 8 | 3)
-        forged.name(ROOT, b"node%d" % number, number)
-    forged.inode(20, stat.S_IFREG | 0o6755)
-    forged.name(ROOT, b"suid", 20)
-    forged.inode(21, stat.S_IFDIR | 0o2755)
-    forged.name(ROOT, b"sgid", 21)
-    for name in (b"security.capability", b"trusted.overlay.opaque", b"user.fine"):
-        forged.attribute(20, name, b"\1\0\0\2" + bytes(16))
-    forged.snapshot()
-    _, said = run_forged(forged, place)
-    out = place / "top" / "out"
-    assert set(os.listdir(out)) == {"suid", "sgid"} and "6 left out" in said.out
-    assert stat.S_IMODE((out / "suid").stat().st_mode) == 0o755
-    assert stat.S_IMODE((out / "sgid").stat().st_mode) == 0o755
-    assert os.listxattr(out / "suid") == ["user.fine"]
-
-
-def test_numbers_beyond_all_limits_are_no_more_than_told(forged: ForgedDrive, place: Path) -> None:
-    forged.inode(2, stat.S_IFREG | 0o644, size=2**63 - 1)
-    forged.inode(3, stat.S_IFREG | 0o644, size=10, uid=2**40, mtime_ns=2**64 - 1)
-    forged.inode(4, stat.S_IFREG | 0o644, size=2**64 - 1)
-    forged.inode(5, stat.S_IFREG | 0o644, size=4096)
-    forged.inode(6, stat.S_IFREG | 0o644, size=4096)
-    forged.inode(7, stat.S_IFREG | 0o644, size=2**62)
-    for number in range(2, 9):
-        forged.name(ROOT, b"file%d" % number, number)
-    forged.extent(2, 0, 2**62)
-    forged.extent(3, 0, 10)
-    forged.extent(5, 0, 4096, 9, 0, 4096, 0)
-    forged.extent(6, 0, 4096, 10, 0, 2**63, 2**63)
-    forged.extent(7, 0, 2**62, 9, 0, 2**62, 0)
-    forged.archived(9, POOL, 1, 0, 0, 4096, 2**62, 2**62, 1, 1, [[DRIVE, 1]])
-    forged.archived(10, POOL, 200, 55, 1, 4096, 4096, 4096, 1, 1, [[DRIVE, 1]] * 255)
-    forged.snapshot()
-    listed, said = run_forged(forged, place)
-    assert listed.code == said.code == MISSING
-    assert set(os.listdir(place / "top" / "out")) <= {"file2", "file3"}
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"\x92\x90\xdd\xff\xff\xff\xff",
-        b"\x92\x90\xdc\xff\xff" + b"\xc6\x7f\xff\xff\xff",
-        b"\x91" * 100_000,
-        b"\x92\x90\x91\x93\x03\xc6\xff\xff\xff\xff",
-        b"\x92\x90\x91\x93\x02\xc4\x00\xc0",
-        b"\x92\x90\x91\x93\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xc4\x01a\xc0",
-        b"\xc1",
-        b"\x80",
-        b"\x92\x91\x93\x01\x02\xd3\x80\x00\x00\x00\x00\x00\x00\x00\x90",
-        b"",
-        b"\x90" + bytes(MIB),
-        b"\x92\x90\xdd\x00\x10\x00\x00" + b"\x93\x02\xa0\xc0" * 262_144,
-        b"\x92\x90\xdd\x00\x07\xff\xf0" + b"\x90" * 524_272 + b"\x90",
-    ],
-)
-def test_no_msgpack_takes_memory_or_time(forged: ForgedDrive, place: Path, payload: bytes) -> None:
-    forged.snapshot(payloads=[payload])
-    listed, _ = run_forged(forged, place)
-    assert listed.code in (WHOLE, FAILED)
-    assert "cannot be used" in listed.notes or "inode 1 is not there" in listed.notes
-
-
-def test_snapshots_that_go_on_from_each_other_in_circles_end(forged: ForgedDrive) -> None:
-    forged.snapshot(5)
-    for number, previous in ((6, 7), (7, 6), (8, 8), (9, 5)):
-        forged.snapshot(number, previous=previous)
-    listed = decode("--drives", forged.path, "--list")
-    assert listed.code == WHOLE and len(listed.out.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"unit_bytes": 0},
-        {"unit_bytes": 2**32 - 4096},
-        {"unit_bytes": 5000},
-        {"data_bytes": 2**62},
-        {"data_bytes": 0},
-        {"extents": 2**32 - 1, "length": 2**62},
-        {"k": 255, "m": 255},
-        {"k": 0},
-        {"fragment": 9},
-        {"used_bytes": 2**63},
-        {"length": 2**64 - 1},
-        {"data_bytes": 2**31, "length": 4096 + 2**31 + 4096 + 16 * 2**19 + 8192},
-        {},
-    ],
-)
-def test_lengths_of_a_fragment_are_not_believed(
-    forged: ForgedDrive, place: Path, fields: dict[str, int]
-) -> None:
-    forged.fragment("fragment-000000000009-00-000001", **fields)
-    listed, said = run_forged(forged, place)
-    assert (listed.code, said.code) == (FAILED, FAILED) and not listed.out
-    assert "left out: " in listed.notes
-    # With a row that says so, too.
-    forged.inode(2, stat.S_IFREG | 0o644, size=4096)
-    forged.name(ROOT, b"file", 2)
-    forged.extent(2, 0, 4096, 9, 0, 4096, 0)
-    forged.archived(9, POOL, 1, 0, 0, 4096, 4096, 4096, 1, 1, [[DRIVE, 1]])
-    forged.snapshot()
-    _, said = run_forged(forged, place)
-    assert said.code == MISSING and os.listdir(place / "top" / "out") == []
-
-
-def test_a_file_of_which_a_row_is_missing_is_incomplete(forged: ForgedDrive, place: Path) -> None:
-    forged.inode(2, stat.S_IFREG | 0o644, size=8192)
-    forged.name(ROOT, b"file", 2)
-    forged.extent(2, 4096, 4096)
-    forged.name(ROOT, b"nothing", 77)
-    forged.snapshot()
-    listed, said = run_forged(forged, place)
-    assert "/file  [4096 bytes are missing]" in listed.out
-    assert said.code == MISSING and "no row says where they are" in said.notes
-    assert "inode 77 is not there" in said.notes
-    assert os.listdir(place / "top" / "out") == []
