@@ -2,7 +2,7 @@
 
     tools/bench.py fsck                               # 512 MiB, 100,000 files, 3 rounds
     tools/bench.py fsck --disks 40MiB --zone 64MiB    # a disk for each drive, of so much a second
-    tools/bench.py fsck --only check --files 1000000  # a million files
+    tools/bench.py fsck --only check --files 1000000 --no-snapraid
     tools/bench.py fsck --size 2GiB --rounds 5 --json
 
 An archive of 4+2 is made once, and SnapRAID's of the same files beside it. Then several rounds; in
@@ -188,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "--disks", type=_size, metavar="RATE",
         help="a disk for each drive, in memory, of so many bytes in a second, such as 40MiB",
     )  # fmt: skip
+    add("--no-snapraid", action="store_true", help="shmr alone, which takes less time")
     add("--seed", type=int, default=1)
     add("--json", action="store_true", help="everything as JSON on stdout")
     return parser
@@ -236,8 +237,8 @@ def main(arguments: list[str]) -> int:
     jobs = [name for name in JOBS if name in parsed.only.split(",")]
     if not jobs or set(parsed.only.split(",")) - set(JOBS):
         raise SystemExit(f"--only: of {', '.join(JOBS)}")
-    with_snapraid = shutil.which("snapraid") is not None
-    if not with_snapraid:
+    with_snapraid = not parsed.no_snapraid and shutil.which("snapraid") is not None
+    if not with_snapraid and not parsed.no_snapraid:
         _say("snapraid left out: it is not installed (apt install snapraid)")
     if not can_drop_caches():
         _say("not root: caches cannot be dropped, reading is from memory")
