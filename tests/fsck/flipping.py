@@ -169,15 +169,17 @@ def files_in(catalog: Path) -> Files:
 # -- finding --------------------------------------------------------------------------------
 
 
-def find_after(subject: Subject, flip: Flip, ground: Ground, place: Path) -> str:
+def find_after(
+    subject: Subject, flip: Flip, ground: Ground, place: Path, *, mounted: bool = False
+) -> str:
     """Check and scrub a copy with the bit flipped; what they said, in one line. Raises Wrong.
 
-    They must find it unless nobody has to, change nothing, and not find it where nothing is wrong.
+    They must find it unless nobody has to, and change nothing; `mounted`, by the last checkpoint.
     """
     where = f"{subject.title}: {flip}"
     with _struck(subject, flip, place) as (world, catalog):
         before = contents_of(world), files_in(catalog)
-        with staged(world, place, subject.copies) as config:
+        with staged(world, place, subject.copies, mounted=mounted) as config:
             told = _told_by_all(config, where)
         if (contents_of(world), files_in(catalog)) != before:
             raise Wrong(f"{where}: looking changed something")

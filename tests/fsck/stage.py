@@ -84,12 +84,16 @@ def configuration(place: Path, world: World, copies: int) -> Path:
 
 
 @contextmanager
-def staged(world: World, place: Path, copies: int) -> Iterator[Path]:
-    """The path of a configuration of `world`, while drives are opened from there."""
+def staged(world: World, place: Path, copies: int, *, mounted: bool = False) -> Iterator[Path]:
+    """The path of a configuration of `world`, while drives are opened from there.
+
+    `mounted`: somebody holds the workspace.
+    """
     stage = {place / drive.label: drive for drive in world.drives}
+    held = {place / drive.label for drive in world.drives[:copies]} if mounted else set()
     with (
         mock.patch.object(StagedDrive, "on_stage", stage),
-        mock.patch.object(StagedDrive, "held", set()),
+        mock.patch.object(StagedDrive, "held", held),
         mock.patch.object(assemble, "DirectoryDrive", StagedDrive),
         mock.patch.object(assemble, "ImpatientDrive", StagedDrive),
         mock.patch.object(config_reading, "_ZONE_BYTES", (4 * KIB, 4 * GIB)),

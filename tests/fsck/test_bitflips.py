@@ -1,5 +1,6 @@
 """Every structure on the drives, every class of its bytes: a flipped bit is never read as data, and
-check and scrub find it, or it is harmless by definition (`tests/fsck/harmless.py` says why).
+check and scrub find it, or it is harmless by definition (`tests/fsck/harmless.py` says why), and
+what can be mended is.
 
 A sample for each kind of byte, by a seed; `tools/bitflips.py` goes over every bit.
 """
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from shmr.fsck.checking import check
+from shmr.fsck.scrub import scrub
 from shmr.testing.trial import scratch
 from tests.fsck import flipping
 from tests.fsck.harmless import ground_of
+from tests.fsck.stage import staged
 from tests.fsck.structures import covered, pieces_of
 from tests.fsck.subject import Subject, build, copy_of, limits, look
 
@@ -83,3 +87,34 @@ def test_a_flipped_bit_is_found_or_harmless(
     flips = list(flipping.sampled(subject, random.Random(SEED)))[5 * part + WAYS.index(way) :: 25]
     found = [flipping.find_after(subject, flip, ground, place) for flip in flips]
     assert any(not told.startswith("harmless") for told in found)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_flipped_bit_is_found_while_it_is_mounted(
+    place: Path, subjects: dict[tuple[int, bool], Subject], copies: int
+) -> None:
+    """What a crash left is what a mount has: drives that are ahead of the last checkpoint."""
+    subject = subjects[copies, False]
+    with copy_of(subject, place) as (world, _), staged(world, place, copies, mounted=True) as path:
+        for report in (check(path), scrub(path).report):
+            assert report.mounted and report.is_clean, report.findings
+    ground = ground_of(subject, place)
+    kinds = ("fragment", "kept", "snapshot", "data unit", "lmdb value of extent")
+    flips = list(
+        flipping.sampled(subject, random.Random(SEED), wanted=lambda kind: kind.startswith(kinds))
+    )[copies::16]
+    for flip in flips:
+        told = flipping.find_after(subject, flip, ground, place, mounted=True)
+        assert "Error" not in told or flip.piece.kind.startswith("lmdb")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_flipped_bit_is_mended_where_there_is_redundancy(
+    place: Path, subjects: dict[tuple[int, bool], Subject], way: tuple[int, bool]
+) -> None:
+    subject = subjects[way]
+    ground = ground_of(subject, place)
+    flips = list(flipping.sampled(subject, random.Random(SEED)))[WAYS.index(way) * 13 :: 70]
+    assert len(flips) > 3
+    for flip in flips:
+        flipping.mend_after(subject, flip, ground, place)
