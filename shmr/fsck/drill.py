@@ -23,10 +23,11 @@ from functools import partial
 from pathlib import Path
 
 from shmr.archive.control import Stopped
+from shmr.catalog import store as catalog_store
 from shmr.catalog.reading import Reading, open_reading
 from shmr.config import Config, load
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, IntegrityError, SetupError
+from shmr.errors import DriveError, IntegrityError, SetupError, ShmrError
 from shmr.format.archived import Archived
 from shmr.format.rows import TRUTH, Extent, Place, Table, segment_of, split_key
 from shmr.fsck.findings import NOWHERE, Finding, Kind, Report, Where
@@ -51,6 +52,10 @@ TRIES = 3
 """So often a mounted filesystem is looked at anew, whose journal went on under our hands."""
 DAY_S = 86_400
 REMEDY = "look for the damage with `shmr-fsck check` and `scrub`, and mend it with `repair`"
+
+
+class NoScratch(ShmrError):
+    """The scratch directory is full, or fails: nothing was learned."""
 
 
 @dataclass(slots=True)
@@ -100,7 +105,7 @@ def drill(
     `share` of the contents are read, 1 is all of them. `seed` decides which drives and which
     contents; the day, if it is not given. The scratch directory is made inside `scratch`; it takes
     about as much as the catalog does, twice. `limit_rate` is in bytes per second.
-    Raises SetupError, DriveError and IntegrityError where it cannot be looked at.
+    Raises SetupError, DriveError and IntegrityError where it cannot be looked at, NoScratch.
     """
     config = load(config_path)
     day = int(time.time()) // DAY_S
@@ -246,19 +251,27 @@ class _Drill:
     def _salvage(
         self, name: str, workspace: Sequence[Drive], until: Place | None = None
     ) -> Salvaged:
-        return salvage(
-            self._view.filesystem,
-            workspace,
-            self._archive,
-            self._scratch / name,
-            until=until,
-            watcher=self._terms.watcher,
-            stop=self._terms.stop,
-        )
+        try:
+            return salvage(
+                self._view.filesystem,
+                workspace,
+                self._archive,
+                self._scratch / name,
+                until=until,
+                watcher=self._terms.watcher,
+                stop=self._terms.stop,
+            )
+        except IntegrityError:
+            raise
+        except catalog_store.DOUBTS as error:
+            raise NoScratch(
+                f"the scratch directory cannot be written to: {error}; with --scratch give one "
+                "with room for twice the catalog"
+            ) from error
 
     def _compare(self, real: Reading, salvaged: Salvaged) -> None:
         """Every row of both."""
-        total = 2 * sum(map(real.count, TRUTH))
+        total = sum(map(real.size_bytes, TRUTH))
         self._terms.begin("comparing rows", total)
         with open_reading(salvaged.catalog, live=False) as rebuilt:
             found = self.done.compared = compare(real, rebuilt, self._terms.advance)

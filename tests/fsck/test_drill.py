@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shmr.catalog import store
 from shmr.cli.fsck.main import main
 from shmr.config import load
 from shmr.format.rows import ROOT
@@ -22,7 +23,7 @@ from shmr.fsck.rehearsal.choice import chosen, is_sampled
 from shmr.service.offline import unmounted
 from shmr.testing.drive import World
 from shmr.testing.trial import files_of, lay_down, scratch
-from shmr.units import MIB
+from shmr.units import KIB, MIB
 from shmr.volume.context import Caller
 from tests.archive.test_mounted import Compacting, fill
 from tests.fsck.rows import rows_of
@@ -144,6 +145,15 @@ def test_a_drill_that_is_stopped_says_so_and_leaves_nothing(place: Place) -> Non
     done = drill(place.config, share=1.0, seed=1, scratch=scratch, stop=stop)
     assert done.report.stopped and int(done.report.exit_code) == 32
     assert not list(scratch.iterdir())
+
+
+def test_a_scratch_directory_that_cannot_be_written_to_is_no_finding(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As where its disk is full.
+    monkeypatch.setattr(store, "MAP_BYTES", 64 * KIB)
+    assert main(["drill", str(place.config)]) == 8
+    assert "scratch" in capsys.readouterr().err
 
 
 def test_what_a_killed_drill_left_goes_with_the_next(place: Place) -> None:

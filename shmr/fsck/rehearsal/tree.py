@@ -50,9 +50,9 @@ class Compared:
 
 
 def compare(
-    real: Reading, rebuilt: Reading, pulse: Callable[[int], None] = lambda rows: None
+    real: Reading, rebuilt: Reading, pulse: Callable[[int], None] = lambda size: None
 ) -> Compared:
-    """All rows of both. `pulse` is told now and then how many more were compared, and may raise."""
+    """All rows of both. `pulse` is told now and then how many bytes of them more, and may raise."""
     found, sums = Compared(), (sha256(), sha256())
     for table in TRUTH:
         try:
@@ -71,7 +71,9 @@ def _table(
     sums: tuple[_Hash, _Hash],
     pulse: Callable[[int], None],
 ) -> None:
+    size = 0
     for count, (one, other) in enumerate(merged(real.rows(table), rebuilt.rows(table)), 1):
+        size += sum(map(len, one or ()))
         for row, digest in zip((one, other), sums, strict=True):
             if row is not None:
                 digest.update(b"%d %d %d " % (table, len(row[0]), len(row[1])))
@@ -83,7 +85,9 @@ def _table(
             if len(found.differences) < KEPT:
                 found.differences.append(_difference(table, one, other))
         if count % STEP == 0:
-            pulse(STEP)
+            pulse(size)
+            size = 0
+    pulse(size)
 
 
 def _difference(table: Table, real: KeyValue | None, rebuilt: KeyValue | None) -> Difference:
