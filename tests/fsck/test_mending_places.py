@@ -17,6 +17,7 @@ import pytest
 from shmr.archive.control import Control, Stopped
 from shmr.archive.shift import Shift
 from shmr.errors import ShmrError
+from shmr.format.rows import ROOT
 from shmr.fsck.findings import Finding, Kind
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.opening import View, view_of
@@ -49,7 +50,6 @@ from tests.fsck.subject import (
 )
 
 MENDERS = (*fragments.MENDERS, *copies.MENDERS)
-LOSSES = {Kind.FILE_LOST, Kind.SEGMENT_MISSING, Kind.SEGMENT_SHORT, Kind.FRAME_DAMAGED}
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,40 @@ def test_a_fragment_that_reads_found_damaged_is_written_anew(
     assert damaged_in(volume.catalog) == {}
     volume.close()
     assert_mended(subject, world, catalog)
+
+
+def test_a_loss_stays_until_the_user_removes_what_is_lost(
+    subjects: dict[int, Subject], place: Path
+) -> None:
+    subject = subjects[1]
+
+    def lose(case: Case) -> None:
+        WORKSPACE["segment gone"].do(case)
+        damage_fragment(case, "gone", 0, 2)
+        damage_fragment(case, "footer", 1, 2)
+
+    world, catalog = planted(subject, place, lose)
+    volume = open_on(world, catalog, 1, subject.clock)
+    left = repair(subject, world, volume)
+    assert {f.kind for f in left} >= {Kind.FILE_LOST, Kind.SEGMENT_MISSING, Kind.FRAGMENT_MISSING}
+    assert all(finding.is_loss for finding in left)
+    for path in {f.where.path for f in left if f.where.path is not None}:
+        *above, name = path.encode().strip(b"/").split(b"/")
+        directory = ROOT
+        for one in above:
+            directory = volume.names.lookup(directory, one).number
+        number = volume.names.lookup(directory, name).number
+        volume.names.unlink(directory, name)
+        volume.handles.forgotten(number)
+    while volume.reaper.step():
+        pass
+    volume.checkpoints.run()
+    assert repair(subject, world, volume) == []
+    tidy(subject, world, volume)
+    volume.close()
+    volume = open_on(world, catalog, 1, subject.clock)
+    assert list(places(view_on(subject, world, volume))) == []
+    volume.close()
 
 
 def test_more_findings_than_a_report_keeps_are_all_mended(
