@@ -99,9 +99,11 @@ def must_be_whole(subject: Subject, piece: Piece) -> bool:
 def must_be_mended(subject: Subject, piece: Piece) -> bool:
     """Does anything know better, so that repair and scrub leave nothing to be told?
 
-    As for reading; and who a drive is, is proved by what lies on it.
+    As for reading. Besides, who a drive is, is proved by what lies on it; and what the catalog holds
+    needs no journal and no snapshot: they are made anew, unless the journal was ahead of it.
     """
-    return must_be_whole(subject, piece) or piece.kind.startswith("superblock")
+    known = ("superblock", "snapshot", *(("journal",) if subject.clean else ()))
+    return must_be_whole(subject, piece) or piece.kind.startswith(known)
 
 
 def read_after(subject: Subject, flip: Flip, place: Path) -> Seen:
