@@ -99,7 +99,7 @@ def must_be_whole(subject: Subject, piece: Piece) -> bool:
 def must_be_mended(subject: Subject, piece: Piece) -> bool:
     """Does anything know better, so that repair and scrub leave nothing to be told?
 
-    As for reading. Besides, who a drive is, is proved by what lies on it; and what the catalog holds
+    As for reading. Besides, who a drive is, is proved by what lies on it; and what a catalog holds
     needs no journal and no snapshot: they are made anew, unless the journal was ahead of it.
     """
     known = ("superblock", "snapshot", *(("journal",) if subject.clean else ()))
