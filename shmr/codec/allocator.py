@@ -8,12 +8,14 @@ the system and faults it in again at the next call, or does not, by the luck of 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from contextlib import suppress
 
 from shmr.units import MIB
 
 # malloc.h; see mallopt(3)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_ARENA_MAX = -8
 _SETTINGS = (
     (_M_TRIM_THRESHOLD, 256 * MIB),
     (_M_TOP_PAD, 64 * MIB),  # address space; pages that are not touched take no memory
@@ -23,8 +25,20 @@ _SETTINGS = (
 
 def keep_freed_memory() -> None:
     """Set the thresholds for this process. Does nothing where the C library has no such thing."""
+    _set(_SETTINGS)
+
+
+def share_one_arena() -> None:
+    """No thread gets memory of its own to allocate from, of which the above keeps 64 MiB in each.
+
+    For who reads 32 drives in threads, and may take little. Threads begun before keep theirs.
+    """
+    _set(((_M_ARENA_MAX, 1),))
+
+
+def _set(settings: Iterable[tuple[int, int]]) -> None:
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-        for parameter, value in _SETTINGS:
+        for parameter, value in settings:
             mallopt(parameter, value)

@@ -188,15 +188,16 @@ class Contents:
     def _read(self, inode: int, extent: Extent, address: Address) -> Iterator[Part]:
         for run, readable in self._runs(extent, address):
             if not readable:
-                yield self._lost(run, None)
+                yield self._lost(run, "no such place in it")
                 continue
             for start in range(run.offset, run.end, WINDOW_BYTES):
                 window = run.clip(start, min(run.end, start + WINDOW_BYTES))
                 assert window is not None
-                try:
-                    yield Data(window.offset, self._fetch(inode, window))
-                except (IntegrityError, DriveError) as error:
-                    yield from self._grains(inode, window, error)
+                found = self._fetch(inode, window)
+                if isinstance(found, str):
+                    yield from self._grains(inode, window, found)
+                else:
+                    yield Data(window.offset, found)
 
     def _runs(self, extent: Extent, address: Address) -> Iterator[tuple[Extent, bool]]:
         """The extent, cut where it can be read and where not, as far as metadata tells."""
@@ -218,20 +219,15 @@ class Contents:
                 yield run, index in segment.present
                 at = until
 
-    def _grains(
-        self, inode: int, window: Extent, failure: IntegrityError | DriveError
-    ) -> Iterator[Part]:
+    def _grains(self, inode: int, window: Extent, failure: str) -> Iterator[Part]:
         """What can be had of a window that cannot be read in one."""
         grains = list(self._cut(window))
         for grain in grains:
-            error = failure
-            if len(grains) > 1:
-                try:
-                    yield Data(grain.offset, self._fetch(inode, grain))
-                    continue
-                except (IntegrityError, DriveError) as own:
-                    error = own
-            yield self._lost(grain, error)
+            found = self._fetch(inode, grain) if len(grains) > 1 else failure
+            if isinstance(found, str):
+                yield self._lost(grain, found)
+            else:
+                yield Data(grain.offset, found)
 
     def _cut(self, window: Extent) -> Iterator[Extent]:
         """The window, cut where one checksum ends and the next begins."""
@@ -249,13 +245,21 @@ class Contents:
                 yield grain
             start = end
 
-    def _fetch(self, inode: int, window: Extent) -> Buffer:
-        """Raises IntegrityError, DriveError; SetupError where there is no end to it."""
-        plan = self._reader.plan(inode, [window])
+    def _fetch(self, inode: int, window: Extent) -> Buffer | str:
+        """The bytes, or why they cannot be had. Raises SetupError where there is no end to them.
+
+        Not the error itself: with it goes all that was in memory where it was raised.
+        """
         try:
-            content = plan.fetch()
-        finally:
-            plan.release()
+            plan = self._reader.plan(inode, [window])
+            try:
+                content = plan.fetch()
+            finally:
+                plan.release()
+        except (IntegrityError, DriveError) as error:
+            return str(error)
+        except MemoryError:
+            return "more memory would be needed than there is"
         # No two files share bytes: whoever says that they do wants a disk to be filled.
         self._left_bytes -= len(content)
         if self._left_bytes < 0:
@@ -265,11 +269,11 @@ class Contents:
             )
         return content
 
-    def _lost(self, grain: Extent, error: IntegrityError | DriveError | None) -> Lost:
+    def _lost(self, grain: Extent, error: str) -> Lost:
         address = grain.address
         assert address is not None
         segment = self._segment(address.segment)
-        why = segment.why or f"segment {address.segment}: {error or 'no such place in it'}"
+        why = segment.why or f"segment {address.segment}: {error}"
         return Lost(grain.offset, grain.length, why, segment.missing)
 
     # -- what is known of segments ------------------------------------------------------------

@@ -21,7 +21,11 @@ from shmr.codec import Codec, CodecError
 from shmr.errors import IntegrityError, SetupError
 from shmr.format.archived import Archived
 from shmr.format.fragment import Code
+from shmr.units import MIB
 
+STRIPE_MAX = 32 * MIB
+"""Bytes of a stripe, of which decoding has several copies in memory: shmr's own have 8 MiB at most,
+but whoever forges a fragment may claim 64."""
 TRIES_MAX = 32
 """Combinations of k units that are tried when some give nothing."""
 
@@ -50,6 +54,9 @@ class Decoder:
 
         An error of the library costs another combination of them. Raises IntegrityError.
         """
+        stripe_bytes = sum(map(len, units.values())) // len(units) * (archived.k + archived.m)
+        if stripe_bytes > STRIPE_MAX:
+            raise IntegrityError(f"a stripe of {stripe_bytes} bytes, the limit is {STRIPE_MAX}")
         failure: CodecError | None = None
         with self._lock:
             codec = self._codec(archived)

@@ -310,7 +310,7 @@ class _Gathering:
         try:
             units = ticket.result()
         except (DriveError, IntegrityError) as error:
-            self._lost[fragment] = error
+            self._lost[fragment] = error.with_traceback(None)
             self._note(fragment, None, error)
             return
         for unit, outcome in units.items():
@@ -350,7 +350,9 @@ class _Gathering:
             try:
                 whole = self._gather.decoder.restore(self._archived, known)
             except IntegrityError as error:
-                self._undecoded[stripe] = error
+                # Without what led to it: that holds this object, and with it all units, in a ring
+                # that only a rare collection of garbage breaks.
+                self._undecoded[stripe] = error.with_traceback(None)
                 continue
             for fragment, stripe_unit in self._wanted:
                 if stripe_unit == stripe:

@@ -6,6 +6,7 @@ Every case runs the command in a process of its own that may take 256 MiB.
 from __future__ import annotations
 
 import os
+import random
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from shmr.codec import Codec
 from shmr.format import frame
 from shmr.format.archived import Archived, Placed
 from shmr.format.fragment import (
@@ -470,6 +472,41 @@ def footer_of(header_bytes: bytes, header: FragmentHeader) -> bytes:
     size = header.footer_bytes
     content = (header_bytes + bytes(size))[: size - 40] + size.to_bytes(8, "little")
     return content + sha256(content).digest()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("k", "m"), ((2, 14), (8, 8), (14, 2), (15, 17), (30, 2)))
+def test_the_widest_stripes_of_the_largest_units_are_decoded_in_bounds(
+    tmp_path: Path, k: int, m: int
+) -> None:
+    """Units of 2 MiB, as many drives missing as may be; stripes of more than 32 MiB are refused."""
+    unit = 2 << 20
+    ids = tuple(drive_id(at) for at in range(k + m))
+    content = random.Random(k).randbytes(unit)
+    data = [content[at:] + content[:at] for at in range(k)]
+    units = [*data, *Codec(k, m, Code.ISA_L_RS_CAUCHY).encode(data)]
+    shape = {
+        "k": k, "m": m, "code": Code.ISA_L_RS_CAUCHY, "unit_bytes": unit, "data_bytes": unit,
+        "used_bytes": k * unit, "extents": 1,
+    }  # fmt: skip
+    table = encode_table([ArchivedExtent(2, 0, k * unit, 0)])
+    row = archived_row(30, **shape, fragments=tuple(Placed(one, 1) for one in ids))
+    place = Extent(0, k * unit, Address(30, 0, k * unit, 0))
+    rows = [ROOT_ROW, row, named(ROOT, b"a", 2), regular(2, k * unit).row(), place.row(2)]
+    drives = []
+    for index in range(min(m, k), min(m, k) + k):
+        forged = Forged(tmp_path / f"drive{index}", index)
+        forged.fragment(
+            fragment_header(30, **shape, fragment=index, drives=ids), [units[index]], table
+        )
+        forged.snapshot(rows)
+        drives.append(forged.path)
+    result = decoded(tmp_path, *drives)
+    if k + m > 16:
+        assert result.code == 4 and "the limit is" in result.ended.out
+        return
+    assert result.code == 0
+    assert (result.out / "a").read_bytes() == b"".join(data)
 
 
 def test_fragments_of_another_filesystem_are_not_read(forged: Forged, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 from shmr.cli.library import load
 from shmr.cli.progress import Progress, stop_asked
 from shmr.core.shown import shown
+from shmr.errors import SetupError
 from shmr.units import KIB, NS_PER_S, format_size
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = arguments.all or arguments.path is not None or arguments.inode is not None
     if not arguments.list and (arguments.to is None or not chosen):
         arguments.refuse("give --list, or --to DIR with one of --all, --path and --inode")
-    # Threads wait for drives; what they need of a stack is little.
+    # Threads wait for drives; what they need of memory is little.
+    load("shmr.codec.allocator").share_one_arena()
     before = threading.stack_size(_STACK_BYTES)
     library = cast(DecodeLibrary, load("shmr.fsck.decode"))
     try:
@@ -116,6 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
         # Whoever reads the list has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _INTERRUPTED
+    except MemoryError:
+        # Limits keep it from that; but they count what shmr has, not what others leave.
+        raise SetupError("there is too little memory to go on") from None
     finally:
         threading.stack_size(before)
 
