@@ -56,6 +56,7 @@ def every(rows: Iterable[Row]) -> Iterable[Row]:
     return rows
 
 
+_ADVICE = "copy your files out, then see `shmr-fsck repair --dry-run`"
 _NOWHERE = Place(0, 0, 0, 0, 0)
 """The place before everything."""
 
@@ -106,7 +107,7 @@ def recover(
             if not _log_goes_beyond(segments, journal, start):
                 corrupt = (
                     f"the journal lacks segment {start.segment} offset {start.end}, which the "
-                    "catalog holds as durable; copy your files out, then rebuild"
+                    f"catalog holds as durable; {_ADVICE}"
                 )
                 if cut:
                     report.append(f"the log goes on from the catalog: {corrupt}")
@@ -268,7 +269,7 @@ class _Replay:
             except IntegrityError as error:
                 problem = str(error)
         if problem is not None:
-            problem += "; the mount is read-only: copy your files out"
+            problem += f"; the mount is read-only: {_ADVICE}"
         if self._batches:
             self._report.append(f"{self._batches} batches were replayed from the journal")
         # Claimed ahead, or begun and torn: nothing durable is in them.
