@@ -23,7 +23,7 @@ from shmr.catalog.reading import open_reading
 from shmr.config import Config, load
 from shmr.core.shown import shown
 from shmr.drive.seam import Drive
-from shmr.errors import DriveError, SetupError
+from shmr.errors import DriveError, IntegrityError, SetupError
 from shmr.format.superblock import Superblock
 from shmr.fsck.findings import Finding, Kind, Report, Where
 from shmr.fsck.new_workspace import Layout, NewWorkspace, Stage, stage_of
@@ -70,10 +70,14 @@ def rebuild_catalog(
     config_path: str | os.PathLike[str],
     *,
     dry_run: bool = False,
+    missing_are_lost: bool = False,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Rebuilt:
     """Make the catalog of the filesystem that the configuration describes anew.
+
+    `missing_are_lost`: without a workspace, go on although the newest snapshot may be on drives
+    that are not there. What they have is discarded when they come back.
 
     Raises SetupError with what to do (it is mounted, nothing is found, ...), DriveError, NoSpace,
     IntegrityError, KeyboardInterrupt (somebody wants it to `stop`). Nothing that was there is lost
@@ -89,7 +93,9 @@ def rebuild_catalog(
             into = Path(scratch, "catalog")
             if stage is Stage.THERE:
                 return _from_workspace(config, drives, into, report, terms)
-            return _without_workspace(config, drives, stage, into, report, terms)
+            return _without_workspace(
+                config, drives, stage, into, report, terms, missing_are_lost=missing_are_lost
+            )
     finally:
         drives.close()
 
@@ -127,6 +133,7 @@ def _from_workspace(
             "mount with it, read-only if need be, and copy your files out. To go back to the last "
             "snapshot on the archive drives, empty the directories of the workspace first"
         )
+    _refuse_older(path, salvaged)
     finding = Finding(
         Kind.CATALOG_REBUILT,
         f"the catalog at {path} is made anew from the log",
@@ -152,11 +159,37 @@ def _from_workspace(
     return _rebuilt(report, salvaged, aside=aside)
 
 
+def _refuse_older(path: Path, salvaged: Salvaged) -> None:
+    """Raises SetupError where the catalog that is there has more than the log gives.
+
+    What the log lacks was durable then: it looks as if it was cut off by a crash.
+    """
+    try:
+        with open_reading(path, live=False) as reading:
+            place = reading.place()
+    except (SetupError, IntegrityError):
+        return  # it cannot even say where it stands
+    if place.sequence > salvaged.place.sequence:
+        raise SetupError(
+            f"the log ends at frame {salvaged.place.sequence}, and the catalog at {path} has what "
+            f"came later, up to frame {place.sequence}: the log has lost it, and the catalog was "
+            "left as it is; `shmr-fsck repair` goes on from the catalog. If that is the damaged "
+            "one, move it elsewhere, and run this again"
+        )
+
+
 # -- without one ----------------------------------------------------------------------------------
 
 
 def _without_workspace(
-    config: Config, drives: Drives, stage: Stage, into: Path, report: Report, terms: Terms
+    config: Config,
+    drives: Drives,
+    stage: Stage,
+    into: Path,
+    report: Report,
+    terms: Terms,
+    *,
+    missing_are_lost: bool,
 ) -> Rebuilt:
     blocks, archive = _archive(config, drives, report)
     first = next(iter(blocks.values()))
@@ -184,6 +217,8 @@ def _without_workspace(
         else:
             report.find(finding)
         return Rebuilt(report, terms.dry_run)
+    if not missing_are_lost:
+        _refuse_too_few(config, blocks, archive)
     salvaged = salvage(first.filesystem, (), archive, into, watcher=terms.watcher, stop=terms.stop)
     if terms.dry_run:
         report.find(finding)
@@ -233,6 +268,30 @@ def _archive(
             label = archive.pop(drive_id).label
             report.notes.append(f"drive {label} was removed from its pool; it was not looked at")
     return blocks, archive
+
+
+def _refuse_too_few(
+    config: Config, blocks: Mapping[bytes, Superblock], archive: Mapping[bytes, Drive]
+) -> None:
+    """Raises SetupError where the newest snapshot may be on drives that are not there.
+
+    It is on m+1 drives of each pool that a shift changed. Without it names are lost, and what it
+    alone leads to is discarded from those drives as soon as they are there again.
+    """
+    for pool in config.pools[1:]:
+        there = [block for block in blocks.values() if block.pool_name == pool.name.encode()]
+        newest = max(there, key=lambda block: block.generation, default=None)
+        if newest is None:
+            missing = len(pool.drives)
+        else:
+            missing = sum(one not in archive for one in newest.members)
+        if missing > pool.scheme.m:
+            raise SetupError(
+                f"{missing} drives of pool {pool.name!r} are missing or cannot be read, and the "
+                "newest snapshot may be on them alone: connect them first. If they are lost for "
+                "good, say so with --missing-are-lost: what is on them counts no more then, also "
+                "when they come back"
+            )
 
 
 def _refuse_others(

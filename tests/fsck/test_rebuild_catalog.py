@@ -19,6 +19,7 @@ from shmr.errors import SetupError
 from shmr.format.rows import ROOT
 from shmr.fsck.findings import Kind
 from shmr.fsck.rebuild_catalog import rebuild_catalog
+from shmr.fsck.repair import repair
 from shmr.service import create
 from shmr.service.moving.compact import compact
 from shmr.service.offline import unmounted
@@ -210,6 +211,41 @@ def test_what_a_mount_left_beside_the_catalog_is_in_nobodys_way(made: Directorie
 
 
 # -- refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("away", [(0, 1), (0, 2), (1, 2)])
+def test_the_newest_snapshot_is_not_given_up_for_a_loose_cable(
+    made: Directories, away: tuple[int, int]
+) -> None:
+    before = made.tree()
+    made.lose_workspace()
+    drives = [made.archive[index] for index in away]
+    for drive in drives:
+        drive.rename(drive.with_suffix(".away"))
+    there = made.digest()
+    with pytest.raises(SetupError, match=r"2 drives of pool 'cold' are missing .*connect them"):
+        rebuild_catalog(made.config)
+    assert made.digest() == there
+    done = rebuild_catalog(made.config, dry_run=True, missing_are_lost=True)
+    assert done.source in ("footers", "snapshot") and made.digest() == there
+    for drive in drives:
+        drive.with_suffix(".away").rename(drive)
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    assert differences(before, made.tree()) == []
+
+
+def test_a_log_that_lost_its_end_does_not_replace_a_catalog_that_has_it(made: Directories) -> None:
+    made.fill("four")
+    before = made.tree()
+    for directory in made.workspace:
+        last = max(path for path in directory.iterdir() if path.name.startswith("journal"))
+        last.write_bytes(bytes(last.stat().st_size))
+    there = made.digest()
+    with pytest.raises(SetupError, match=r"the log has lost it.*`shmr-fsck repair`"):
+        rebuild_catalog(made.config)
+    assert made.digest() == there
+    assert repair(made.config).exit_code == 1
+    assert differences(before, made.tree()) == []
 
 
 def test_a_workspace_that_is_not_empty_is_refused(made: Directories) -> None:

@@ -35,7 +35,13 @@ class RebuildLibrary(Protocol):
     """What this command needs of `shmr.fsck.rebuild_catalog`."""
 
     def rebuild_catalog(
-        self, config_path: Path, *, dry_run: bool, watcher: Watcher | None, stop: Stop
+        self,
+        config_path: Path,
+        *,
+        dry_run: bool,
+        missing_are_lost: bool,
+        watcher: Watcher | None,
+        stop: Stop,
     ) -> Rebuilt: ...
 
 
@@ -51,6 +57,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only tell what would be done, and change nothing"
     )
+    parser.add_argument(
+        "--missing-are-lost",
+        action="store_true",
+        help="more archive drives are missing than a pool can spare, and none will come back: "
+        "begin anew with what the others have",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
@@ -64,7 +76,11 @@ def run(parsed: argparse.Namespace) -> int:
             progress.update(done, total_bytes=total, note=phase)
 
         done = library.rebuild_catalog(
-            parsed.config, dry_run=parsed.dry_run, watcher=show, stop=stop
+            parsed.config,
+            dry_run=parsed.dry_run,
+            missing_are_lost=parsed.missing_are_lost,
+            watcher=show,
+            stop=stop,
         )
     print(json.dumps(plain(done), indent=2) if parsed.json else told(done))
     return int(done.report.exit_code)
