@@ -89,5 +89,5 @@ def _verdict(report: Report) -> str:
     if left:
         told.append(f"{left} wrong" + (f", of which {lost} cannot be repaired" if lost else ""))
     if report.stopped:
-        told.append("stopped before its end; run it again to go on")
+        told.append("stopped before its end; run it again")
     return f"{report.job}: {'; '.join(told) if told else 'nothing is wrong'}"
