@@ -33,7 +33,7 @@ from shmr.units import GIB, MIB
 
 WINDOW_BYTES = MIB
 _KNOWN_MAX = 4096
-_SPARE_BYTES = GIB
+_SPARE_BYTES = 64 * MIB
 RANGES_SHOWN = 20
 """Ranges that are listed of a file; the rest is summed up."""
 SEGMENT_END = 4 * GIB
