@@ -54,10 +54,11 @@ def main() -> int:
                         options.count = seeds
                         break
                     try:
-                        cases += torture(subjects, name, options.seed + seeds, place)
+                        seed = options.seed + seeds
+                        cases += torture(subjects, name, seed, place, full=options.full)
                     except Broken as broken:
                         failures += 1
-                        _tell(broken, name, options.seed + seeds)
+                        _tell(broken, name, seed, full=options.full)
                     if time.monotonic() - told > LINE_EVERY_S:
                         told = time.monotonic()
                         print(f"{seeds} seeds, {cases} cases, {failures} broken", file=sys.stderr)
@@ -69,14 +70,15 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def _tell(broken: Broken, name: str, seed: int) -> None:
+def _tell(broken: Broken, name: str, seed: int, *, full: bool) -> None:
     print(f"BROKEN: {broken}")
     cause: BaseException = broken
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if not isinstance(cause, Broken):
         print("".join(traceback.format_exception(cause, limit=-6)))
-    print(f"replay: tools/fsck_torture.py --command {name} --seed {seed} --count 1\n", flush=True)
+    options = f"--command {name} --seed {seed} --count 1" + " --full" * full
+    print(f"replay: tools/fsck_torture.py {options}\n", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -87,6 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
     parser.add_argument("--count", type=int, metavar="M", help="stop after this many seeds")
     parser.add_argument("--minutes", type=float, metavar="T", help="stop after this time (1)")
+    parser.add_argument("--full", action="store_true", help="drives have next to no room")
     parser.add_argument("--command", choices=tuple(COMMANDS), help="only this command")
     return parser.parse_args()
 

@@ -149,6 +149,11 @@ def proved(
             generation = now.generation
             if is_workspace and not there:
                 generation = max([generation, *_generations(drive)])
+            lying = set(_generations(drive))
+            if generation in lying:
+                # A file of its own: the bent one, which may be all that tells who this is, goes
+                # only when that is durable.
+                generation = max(lying) + 1
             block = Superblock(
                 filesystem, name.encode(), now.pool, pool.name.encode(), mine, generation,
                 superblock.COMPAT, superblock.RO_COMPAT, superblock.INCOMPAT, clock(), now.members,

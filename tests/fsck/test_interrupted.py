@@ -19,6 +19,7 @@ from tests.fsck.torturing import COMMANDS, torture
 FOUND = [
     ("repair", 2),  # cut off behind the switch of a fragment: the next did not settle it
     ("repair", 100),
+    ("repair", 14),  # a superblock was removed before the new one was durable
     ("rebuild-catalog", 3),  # a superblock torn by the first change: "not empty"
 ]
 """Seeds that once found something, with what."""

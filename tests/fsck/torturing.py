@@ -24,6 +24,7 @@ from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import Fault
 from shmr.testing.tree import Entry, tree_of
 from shmr.testing.trial import Files, files_of, lay_down
+from shmr.units import KIB
 from tests.fsck.stage import staged
 from tests.fsck.subject import Subject, Tolerant, open_on, path_numbers
 
@@ -98,6 +99,34 @@ def damage(subject: Subject, command: str, rng: random.Random) -> Image:
     return Image(", ".join(told), world.kill(), files)
 
 
+def bend_superblock(world: World, rng: random.Random) -> str:
+    """A drive cannot say who it is."""
+    drive = rng.choice([drive for drive in world.drives if not drive.lost and drive.names()])
+    names = [name for name in drive.names() if name.startswith("superblock")]
+    if not names:
+        return f"{drive.label} has no superblock"
+    name = max(names)
+    if rng.random() < 0.3:
+        drive.discard(name)
+        drive.forget_discarded()
+        return f"{name} gone from {drive.label}"
+    for _ in range(rng.choice((1, 20))):
+        drive.flip_bit(name, rng.randrange(drive.size(name)), rng.randrange(8))
+    return f"{name} on {drive.label} bent"
+
+
+def fill(world: World, rng: random.Random) -> str:
+    """Let some drives have next to no room."""
+    told = []
+    for drive in world.drives:
+        if not drive.lost and rng.random() < 0.5:
+            room = rng.choice((0, 64 * KIB, 300 * KIB))
+            found = drive.capacity()
+            drive.capacity_bytes = found.total_bytes - found.free_bytes + room
+            told.append(f"{drive.label} has {room} bytes left")
+    return ", ".join(told)
+
+
 def _one_damage(world: World, copies: int, rng: random.Random) -> str:
     drives = [drive for drive in world.drives if not drive.lost and _targets(drive)]
     drive = rng.choice(drives)
@@ -125,7 +154,7 @@ def _one_damage(world: World, copies: int, rng: random.Random) -> str:
 
 
 def _targets(drive: SimulatedDrive) -> list[str]:
-    """Files that may be damaged: superblocks say who a drive is, and are asked after elsewhere."""
+    """Files that may be damaged, but superblocks: `bend_superblock` is for these."""
     return sorted(
         name
         for name in drive.names()
@@ -342,13 +371,23 @@ class Torture:
 
 
 def torture(
-    subjects: Mapping[str, Subject], name: str, seed: int, place: Path, *, images: int = 3
+    subjects: Mapping[str, Subject],
+    name: str,
+    seed: int,
+    place: Path,
+    *,
+    images: int = 3,
+    full: bool = False,
 ) -> int:
-    """One seed of a command; cases that were looked at. Raises Broken."""
+    """One seed of a command; cases that were looked at. `full`: drives are. Raises Broken."""
     rng = random.Random(f"{seed} {name}")
     title = rng.choice(sorted(subjects))
     subject = subjects[title]
     damaged = damage(subject, name, rng)
+    if seed % 5 == 4:
+        damaged = damaged._replace(what=f"{damaged.what}; {bend_superblock(damaged.world, rng)}")
+    if full:
+        damaged = damaged._replace(what=f"{damaged.what}; {fill(damaged.world, rng)}")
     try:
         return Torture(subject, COMMANDS[name], damaged, place, rng, images).run()
     except Broken as broken:
