@@ -15,7 +15,8 @@ from shmr.config import Config, load
 from shmr.errors import IntegrityError, SetupError
 from shmr.format.rows import Table
 from shmr.fsck import identity
-from shmr.fsck.findings import Finding, Report
+from shmr.fsck.advice import next_step
+from shmr.fsck.findings import Report
 from shmr.fsck.naming import named
 from shmr.fsck.opening import View, opened
 from shmr.fsck.places import places
@@ -44,18 +45,20 @@ def check(
     workspace cannot, IntegrityError where the catalog of a mounted one cannot be read at all.
     """
     config = load(config_path)
-    nameless = identity.findings(config)
+    nameless = identity.nameless(config)
     try:
         with opened(config) as view:
             report = check_view(view, watcher=watcher, stop=stop)
     except SetupError as error:
         report = not_opened("check", config, nameless, error)
-    for finding in nameless:
-        report.find(finding)
+    identity.tell(report, nameless)
+    report.next_step = next_step(report, config_path)
     return report
 
 
-def not_opened(job: str, config: Config, nameless: Sequence[Finding], error: SetupError) -> Report:
+def not_opened(
+    job: str, config: Config, nameless: Sequence[identity.Nameless], error: SetupError
+) -> Report:
     """The report where drives that do not say who they are keep all others from being looked at.
 
     Raises the error where that is not the cause.
@@ -63,7 +66,11 @@ def not_opened(job: str, config: Config, nameless: Sequence[Finding], error: Set
     if not nameless:
         raise error
     report = Report(job, name=config.filesystem)
-    report.notes.append(f"nothing else was looked at: {error}")
+    labels = [one.finding.where.drive or "" for one in nameless]
+    why = "that can be when this is repaired"
+    if not any(label in str(error) for label in labels):
+        why = str(error)
+    report.notes.append(f"nothing else was looked at: {why}")
     return report
 
 

@@ -246,7 +246,7 @@ class Report:
     filesystem was in use, and nothing was changed.
     `repaired` are findings that were put right; those in `findings` are not, or not yet.
     `notes` are sentences for people that are no findings: what was done, what to do next;
-    `looked_at` is one that says how much there was.
+    `looked_at` is one that says how much there was, `next_step` one with the command to run next.
     `stopped`: somebody stopped it before its end.
     """
 
@@ -267,6 +267,7 @@ class Report:
         """Something is wrong."""
         self.counts[finding.kind] += 1
         if self.counts[finding.kind] <= KEPT_PER_KIND:
+    next_step: str = ""
             self.findings.append(finding)
 
     def mend(self, finding: Finding) -> None:

@@ -28,7 +28,7 @@ from shmr.format.fragment import BLOCK, decode_header
 from shmr.format.frame import Kind as FrameKind
 from shmr.format.records import decode_opening
 from shmr.format.superblock import Superblock
-from shmr.fsck.findings import Finding, Kind, Where
+from shmr.fsck.findings import Finding, Kind, Report, Where
 from shmr.fsck.superblocks import ANEW, newest
 from shmr.log import walk
 from shmr.log.fragments import parse_name
@@ -54,7 +54,14 @@ class Proved(NamedTuple):
     block: Superblock
 
 
-def findings(config: Config) -> list[Finding]:
+class Nameless(NamedTuple):
+    """A drive that is there and cannot say who it is, and what is to be told of it."""
+
+    drive: bytes
+    finding: Finding
+
+
+def nameless(config: Config) -> list[Nameless]:
     """What `restore` would put right. Nothing is changed; the filesystem may be mounted.
 
     Raises SetupError where the drives cannot be opened.
@@ -66,15 +73,36 @@ def findings(config: Config) -> list[Finding]:
         with _opened(config, lock=False) as (drives, known):
             found = list(proved(config.filesystem, drives.pools, known))
     return [
-        Finding(
-            Kind.SUPERBLOCK_DAMAGED,
-            f"{one.drive.label}: {one.problem}; by what lies on it, it is drive "
-            f"{one.block.drive.hex()} of pool {one.pool!r}",
-            Where(one.drive.label),
-            ANEW,
+        Nameless(
+            one.block.drive,
+            Finding(
+                Kind.SUPERBLOCK_DAMAGED,
+                f"{one.drive.label}: {one.problem}; by what lies on it, it is drive "
+                f"{one.block.drive.hex()} of pool {one.pool!r}",
+                Where(one.drive.label),
+                ANEW,
+            ),
         )
         for one in found
     ]
+
+
+def tell(report: Report, found: Sequence[Nameless]) -> None:
+    """Drives that are there are not told of as missing, but of what keeps them from being used."""
+    there = {one.drive.hex() for one in found}
+    labels = {f"archive drive {one.finding.where.drive} " for one in found}
+    report.notes = [n for n in report.notes if not any(one in n for one in there | labels)]
+    for finding in [*report.findings]:
+        if finding.kind is Kind.DRIVE_MISSING and finding.where.drive in there:
+            report.findings.remove(finding)
+            report.counts[finding.kind] -= 1
+            report.notes.append(
+                f"what lies on drive {finding.where.drive} was not looked at: it can be when its "
+                "superblock is repaired"
+            )
+    report.counts = +report.counts
+    for one in found:
+        report.find(one.finding)
 
 
 def restore(config: Config) -> None:

@@ -24,6 +24,8 @@ from shmr.catalog import store as catalog_store
 from shmr.config import Config, load
 from shmr.errors import SetupError, ShmrError
 from shmr.fsck import identity
+from shmr.fsck.advice import next_step
+from shmr.fsck.archive import DISCARD
 from shmr.fsck.checking import check_view, not_opened
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Report, Where
 from shmr.fsck.kept import HELD
@@ -71,7 +73,7 @@ def repair(
     config = load(config_path)
     terms = Terms(watcher, stop, limit_rate, dry_run)
     # Who a drive is comes before all that is on it.
-    nameless = identity.findings(config)
+    nameless = identity.nameless(config)
     if nameless and not dry_run:
         identity.restore(config)
     notes: list[str] = []
@@ -87,8 +89,8 @@ def repair(
     except SetupError as error:
         before, from_log = not_opened("repair", config, nameless, error), False
     before.notes[:0] = notes
-    for finding in nameless:
-        before.find(finding)
+    identity.tell(before, nameless)
+    before.next_step = next_step(before, config_path)
     if before.is_clean or before.stopped:
         return before
     actions = propose(before, from_log=from_log, cut_log=cut_log)
@@ -107,7 +109,9 @@ def repair(
         full = any(count > KEPT_PER_KIND for count in last.counts.values())
         if not full or left.stopped or left.counts.total() >= last.counts.total():
             break
-    return settled(before, left, notes)
+    report = settled(before, left, notes)
+    report.next_step = next_step(report, config_path)
+    return report
 
 
 def _to_do(dry_run: bool) -> str:

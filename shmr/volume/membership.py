@@ -95,8 +95,8 @@ def read_superblock(drive: Drive) -> Superblock | None:
             problem = f"{name}: {error}"
     if problem:
         raise SetupError(
-            f"{drive.label}: {problem}; if the drive's content is lost for good, take it out of "
-            "the config"
+            f"{drive.label}: {problem}; `shmr-fsck repair CONFIG` writes it anew where what lies "
+            "on the drives proves which one it is"
         )
     return None
 
@@ -192,11 +192,15 @@ def identify(
         )
     bare = [drive.label for drive in pools[0].drives if id(drive) not in blocks]
     if bare:
-        lost = "; where the whole workspace is lost, `shmr-fsck rebuild-catalog` makes a new one"
+        lost = (
+            "; where the whole workspace is lost, `shmr-fsck rebuild-catalog` makes a new one"
+            if len(bare) == len(pools[0].drives)
+            else "; a new disk in the place of a lost one gets what was on it with `shmr-fsck "
+            f"rebuild-drive CONFIG {bare[0]}`"
+        )
         raise SetupError(
             f"some drives belong to a filesystem and some have no superblock: {', '.join(bare)}; "
-            "check that the right disks are mounted there"
-            + (lost if len(bare) == len(pools[0].drives) else "")
+            f"check that the right disks are mounted there{lost}"
         )
     first = blocks[id(pools[0].drives[0])]
     for pool in pools[1:]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shmr.cli.fsck.show import show_report
 from shmr.config import load
 from shmr.errors import SetupError, ShmrError
 from shmr.fsck import identity
@@ -68,9 +69,13 @@ def test_a_superblock_is_written_anew(
             with staged(world, place, copies) as config:
                 content = content_of(drive, FIRST) if how != "gone" else b""
                 report = check(config)
-                assert Kind.SUPERBLOCK_DAMAGED in report.counts
-                assert set(report.counts) <= {Kind.SUPERBLOCK_DAMAGED, Kind.DRIVE_MISSING}
-                assert repair(config, dry_run=True).exit_code is Exit.LEFT
+                # It is there: neither missing nor to be taken out or rebuilt.
+                assert set(report.counts) == {Kind.SUPERBLOCK_DAMAGED}
+                assert report.next_step.startswith(f"next: `shmr-fsck repair {config}`")
+                told = repair(config, dry_run=True)
+                assert told.exit_code is Exit.LEFT and told.counts == report.counts
+                for word in ("rebuild-drive", "out of the config", "is missing"):
+                    assert word not in show_report(report) + show_report(told, foretold=True)
                 assert how == "gone" or content_of(drive, FIRST) == content
                 report = repair(config)
                 assert report.exit_code is Exit.REPAIRED, report.findings

@@ -29,11 +29,14 @@ def show_report(report: Report, *, foretold: bool = False) -> str:
         for kind, some in groupby(sorted(findings, key=lambda f: f.kind), key=lambda f: f.kind):
             total = counts[kind]
             lines.append(f"{title}: {kind} ({total})")
-            shown = list(some)[:SHOWN_PER_KIND]
+            shown = (known := list(some))[:SHOWN_PER_KIND]
             lines += [line for finding in shown for line in _told(finding, title, foretold)]
             if total > len(shown):
-                lines.append(f"  ... and {total - len(shown)} more")
+                kept = "all" if total == len(known) else f"the first {len(known)}"
+                lines.append(f"  ... and {total - len(shown)} more: `--json` has {kept}")
     lines.append(_verdict(report))
+    if report.next_step:
+        lines.append(report.next_step)
     return "\n".join(lines)
 
 
@@ -54,6 +57,7 @@ def as_plain(report: Report) -> dict[str, Any]:
         "stopped": report.stopped,
         "notes": report.notes,
         "looked_at": report.looked_at,
+        "next_step": report.next_step,
         "counts": {str(kind): count for kind, count in sorted(report.counts.items())},
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "repaired_counts": {str(k): count for k, count in sorted(report.repaired_counts.items())},
@@ -72,12 +76,10 @@ def _head(report: Report) -> str:
 
 
 def _told(finding: Finding, title: str, foretold: bool) -> list[str]:
+    if title != "repaired" and finding.remedy is None:
+        return [f"  lost: {finding.message}"]
     lines = [f"  {finding.message}"]
-    if title == "repaired":
-        return lines
-    if finding.remedy is None:
-        lines.append("    lost: nothing that is there can restore it")
-    elif foretold:
+    if title != "repaired" and foretold:
         lines.append(f"    would {finding.remedy}")
     return lines
 
