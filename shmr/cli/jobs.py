@@ -85,7 +85,7 @@ def _never() -> bool:
 
 def report(done: Rehoused) -> str:
     """What people read."""
-    noun = "fragment" if done.moved == 1 else "fragments"
+    noun = done.what if done.moved == 1 else done.what + "s"
     if done.dry_run:
         took = f"{format_size(done.moved_bytes)}, about {done.seconds:.0f} s"
         lines = [f"{done.moved} {noun} would be written anew: {took}"]

@@ -33,6 +33,7 @@ from shmr.volume import members
 from shmr.volume.membership import read_superblock
 
 CHUNK_BYTES = 4 * MIB
+SEGMENT = "segment"
 
 
 def rebuild_workspace_drive(config: Config, path: str, terms: Terms) -> Rehoused:
@@ -122,14 +123,14 @@ def _copy_all(survivors: Sequence[Drive], drive: Drive, copies: int, terms: Term
     sizes = {name: found[0].size(name) for name, found in wanted.items()}
     total, done, moved = sum(sizes.values()), 0, 0
     if terms.dry_run:
-        return Rehoused(len(wanted), total, dry_run=True)
+        return Rehoused(len(wanted), total, dry_run=True, what=SEGMENT)
     there = set(filter(is_segment, drive.names()))
     for name in sorted(there - wanted.keys()):
         drive.discard(name)
     wait = pace(terms.limit_rate, terms.stop)
     for name, found in wanted.items():
         if terms.stop():
-            return Rehoused(moved, done, left=len(wanted) - moved, stopped=True)
+            return Rehoused(moved, done, left=len(wanted) - moved, stopped=True, what=SEGMENT)
         if name in there and not _is_equal(found[0], drive, name):
             _check_begun(found[0], drive, name)
             drive.discard(name)
@@ -140,7 +141,7 @@ def _copy_all(survivors: Sequence[Drive], drive: Drive, copies: int, terms: Term
         moved, done = moved + 1, done + sizes[name]
         if terms.watcher is not None:
             terms.watcher("copying", done, total)
-    return Rehoused(moved, done)
+    return Rehoused(moved, done, what=SEGMENT)
 
 
 def _copy(source: Drive, target: Drive, name: str) -> None:

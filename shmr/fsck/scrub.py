@@ -77,7 +77,7 @@ def scrub(
         if not _worth_mending(report, scrubbing):
             coverage = scrubbing.finish()
         elif view_mounted or not repair:
-            report.notes.append(_advice(config))
+            report.notes.append(_advice(config, mounted=view_mounted))
             coverage = scrubbing.finish()
         else:
             coverage = _mended(config, report, scrubbing, _control(watcher, stop, limit_rate))
@@ -179,11 +179,9 @@ def _worth_mending(report: Report, scrubbing: Scrub) -> bool:
     return not report.stopped and any(f.kind in kinds and not f.is_loss for f in found)
 
 
-def _advice(config: Config) -> str:
-    return (
-        f"what is damaged can be repaired: run `shmr-fsck scrub {config.path}` or "
-        f"`shmr-fsck repair {config.path}` when the filesystem is not mounted"
-    )
+def _advice(config: Config, *, mounted: bool) -> str:
+    first = "unmount it (`shmr umount`), then " if mounted else ""
+    return f"what is damaged can be repaired: {first}run `shmr-fsck scrub {config.path}`"
 
 
 def _mended(

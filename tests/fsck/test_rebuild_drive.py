@@ -11,6 +11,7 @@ import pytest
 
 from shmr import service
 from shmr.cli.fsck.main import main
+from shmr.cli.jobs import report
 from shmr.config import load
 from shmr.errors import SetupError
 from shmr.format.rows import ROOT
@@ -256,6 +257,7 @@ def test_a_lost_drive_of_a_mirrored_workspace_is_copied_anew(mirrored: Mirrored,
     (mirrored.base / new).mkdir()
     mirrored.configure(new + "y")
     told = rebuild_drive(mirrored.config, mirrored.path(new), dry_run=True)
+    assert f"{told.moved} segments would be written anew" in report(told)
     assert told.moved > 0 and not list((mirrored.base / new).glob("data-*"))
     done = rebuild_drive(mirrored.config, mirrored.path(new))
     assert done.is_complete and done.moved > 0

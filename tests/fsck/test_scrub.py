@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from shmr.archive import leave
 from shmr.cli.fsck.main import main
+from shmr.cli.fsck.scrub import STRANGERS
 from shmr.format.fragment import BLOCK
 from shmr.fsck.findings import Exit, Kind
 from shmr.fsck.scrub import Scrubbed, scrub
@@ -283,7 +286,10 @@ def test_a_mounted_filesystem_is_read_and_left_as_it_is(stage: Stage) -> None:
     found = scrub(stage.config)
     assert found.report.mounted and found.report.as_of_ns is not None
     assert found.report.counts == {Kind.UNIT_DAMAGED: 1}
-    assert any("shmr-fsck scrub" in note for note in found.report.notes)
+    # What `repair` looks for is not this.
+    [advice] = [note for note in found.report.notes if "shmr-fsck" in note]
+    assert f"`shmr umount`), then run `shmr-fsck scrub {stage.config}`" in advice
+    assert "repair`" not in advice
     assert stage.contents() == before
 
 
@@ -417,6 +423,37 @@ def test_the_command_tells_what_was_covered(
     out = capsys.readouterr().out
     assert "LAST WHOLE" in out and "repaired: unit-damaged (1)" in out
     assert main(["scrub", str(stage.config), "--since", "2d"]) == Exit.CLEAN
+    count = len(stage.world.drives)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        rf"scrub: {count} of {count} drives read whole, \d.*B and \d+ files that were verified "
+        "before; nothing is wrong",
+        last,
+    )
     with pytest.raises(SystemExit) as ended:
         main(["scrub", str(stage.config), "--since", "tomorrow"])
     assert ended.value.code == Exit.USAGE
+
+
+def test_of_files_only_strangers_are_told_and_of_drives_those_that_were_not_read(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, *_, cold, lost = stage.world.drives
+    for name in leave.NAMES:
+        if name not in cold.names():
+            cold.put(name, b"of shmr")
+    for name in ("catalog.log", "catalog.scrub", "catalog.drives"):
+        work.put(name, b"of shmr")
+    assert main(["scrub", str(stage.config)]) == Exit.CLEAN
+    count = len(stage.world.drives)
+    out = capsys.readouterr().out
+    assert STRANGERS not in out and f"scrub: {count} of {count} drives read whole" in out
+    work.put("holiday.jpg", b"!")
+    cold.put("holiday.jpg", b"?")
+    lost.lose()
+    assert main(["scrub", str(stage.config)]) == Exit.LEFT
+    *lines, last = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if STRANGERS in line]
+    assert line.startswith("2 files are") and work.label in line and cold.label in line
+    assert f"scrub: {count - 1} of {count} drives read whole" in last
+    assert f"{lost.label} (it is missing)" in last and "1 wrong" in last

@@ -45,6 +45,8 @@ example:
   shmr-fsck scrub /etc/shmr/media.yaml --drive /mnt/smr3 --no-repair --json
 """
 _AGE = re.compile(r"(\d+)(min|h|d|w)")
+STRANGERS = "no part of the filesystem"
+"""What the library says of files that are none of shmr's: `inventory.STRANGERS`."""
 _UNITS_S = {"min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -130,7 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
         plain["coverage"] = [dataclasses.asdict(one) for one in done.coverage]
         print(json.dumps(plain, indent=2))
     else:
-        print("\n".join([show_coverage(done.coverage), show_report(done.report)]))
+        told = show_report(done.report, extent=show_extent(done.coverage))
+        print("\n".join([show_coverage(done.coverage), told]))
     return int(done.report.exit_code)
 
 
@@ -152,7 +155,31 @@ def show_coverage(coverage: Sequence[Coverage]) -> str:
         )
         for one in coverage
     ]
-    return "\n".join([table(heads, rows), *(line for one in coverage for line in _beside(one))])
+    beside = [line for one in coverage for line in _beside(one)]
+    return "\n".join([table(heads, rows), *beside, *_strangers(coverage)])
+
+
+def show_extent(coverage: Sequence[Coverage]) -> str:
+    """How much was read, and which drives were not, or not to their end."""
+    whole = sum(one.covered for one in coverage)
+    size = format_size(sum(one.read_bytes for one in coverage))
+    told = f"{whole} of {len(coverage)} drives read whole, {size}"
+    earlier = sum(one.earlier for one in coverage)
+    if earlier:
+        told += f" and {earlier} files that were verified before"
+    left = [f"{one.drive} ({one.why})" for one in coverage if not one.covered]
+    return told + (f", but not {', '.join(left)}" if left else "")
+
+
+def _strangers(coverage: Sequence[Coverage]) -> Iterator[str]:
+    """In one line for all drives."""
+    found = [(one, left) for one in coverage for left in one.left if left.why == STRANGERS]
+    if found:
+        files = sum(left.files for _, left in found)
+        size = format_size(sum(left.size_bytes for _, left in found))
+        drives = ", ".join(one.drive for one, _ in found)
+        noun = "file is" if files == 1 else "files are"
+        yield f"{files} {noun} {STRANGERS} and not read ({size}), on {drives}"
 
 
 def _beside(one: Coverage) -> Iterator[str]:
@@ -160,6 +187,8 @@ def _beside(one: Coverage) -> Iterator[str]:
     if not one.covered:
         yield f"{one.drive}: not covered, or not all of it: {one.why}"
     for left in one.left:
+        if left.why == STRANGERS:
+            continue
         noun = "file" if left.files == 1 else "files"
         size = format_size(left.size_bytes)
         yield f"{one.drive}: {left.files} {noun} not read ({size}): {left.why}"

@@ -17,8 +17,9 @@ SHOWN_PER_KIND = 10
 """Findings of each kind that people are shown; `--json` has more."""
 
 
-def show_report(report: Report, *, foretold: bool = False) -> str:
-    """What people read. `foretold`: remedies are told as what a repair would do."""
+def show_report(report: Report, *, foretold: bool = False, extent: str = "") -> str:
+    """What people read. `foretold`: remedies are told as what a repair would do. `extent`: of how
+    much it is said that nothing is wrong."""
     lines = [_head(report), *report.notes]
     if report.looked_at:
         lines.append(report.looked_at)
@@ -34,7 +35,7 @@ def show_report(report: Report, *, foretold: bool = False) -> str:
             if total > len(shown):
                 kept = "all" if total == len(known) else f"the first {len(known)}"
                 lines.append(f"  ... and {total - len(shown)} more: `--json` has {kept}")
-    lines.append(_verdict(report))
+    lines.append(_verdict(report, extent))
     if report.next_step:
         lines.append(report.next_step)
     return "\n".join(lines)
@@ -84,7 +85,7 @@ def _told(finding: Finding, title: str, foretold: bool) -> list[str]:
     return lines
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report, extent: str) -> str:
     left, lost = sum(report.counts.values()), sum(f.is_loss for f in report.findings)
     mended = sum(report.repaired_counts.values())
     told = [f"{mended} repaired"] if mended else []
@@ -92,4 +93,5 @@ def _verdict(report: Report) -> str:
         told.append(f"{left} wrong" + (f", of which {lost} cannot be repaired" if lost else ""))
     if report.stopped:
         told.append("stopped before its end; run it again")
-    return f"{report.job}: {'; '.join(told) if told else 'nothing is wrong'}"
+    told = [extent] * bool(extent) + (told or ["nothing is wrong"])
+    return f"{report.job}: {'; '.join(told)}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
+from shmr.archive import leave
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, IntegrityError
 from shmr.format import frame
@@ -35,6 +36,8 @@ R = TypeVar("R")
 _SNAPSHOT = re.compile(r"snapshot-(\d{12,})")
 _SEGMENT = re.compile(r"(journal|data|snapshot)-(\d{12})")
 _HELD = b"held "
+_BESIDE_CATALOG = "catalog."
+"""So begin the names of what mounts and scrubs note beside the catalog."""
 WORKSPACE = ""
 """What stands for the pool of the workspace here, whose name the configuration knows."""
 
@@ -301,9 +304,10 @@ def add_what_is_there(holding: Holding, ask: Ask) -> None:
         elif holding.archive and _SNAPSHOT.fullmatch(name):
             copies.append(name)
         elif holding.archive:
-            why = STRAYS if parse_name(name) is not None else STRANGERS
-            holding.skipped.add(why, _size(holding.drive, name, ask))
-        elif _SEGMENT.fullmatch(name) is None:
+            if name not in leave.NAMES:
+                why = STRAYS if parse_name(name) is not None else STRANGERS
+                holding.skipped.add(why, _size(holding.drive, name, ask))
+        elif _SEGMENT.fullmatch(name) is None and not name.startswith(_BESIDE_CATALOG):
             holding.skipped.add(STRANGERS, _size(holding.drive, name, ask))
     holding.items += _kept(holding, copies, ask)
 

@@ -39,8 +39,9 @@ class Rehoused:
 
     `dropped` fragments of parity are gone. `failed` drives, each with how, were given nothing more.
     `risk` and `risk_left` are what was at risk before and is now, closest to loss first; where
-    fragments are moved off one drive. `advice` says what to do next, a sentence each. Of a dry run
-    `drives` says what each would be given, `seconds` how long about.
+    fragments are moved off one drive. `what` was written, if no fragments. `advice` says what to do
+    next, a sentence each. Of a dry run `drives` says what each would be given, `seconds` how long
+    about.
     """
 
     moved: int = 0
@@ -57,6 +58,7 @@ class Rehoused:
     failed: tuple[str, ...] = ()
     risk: tuple[AtRisk, ...] = ()
     risk_left: tuple[AtRisk, ...] = ()
+    what: str = "fragment"
 
     @property
     def is_complete(self) -> bool:
