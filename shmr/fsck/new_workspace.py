@@ -11,6 +11,8 @@ superblock of FINISH the others are written. No archive drive is touched.
 
 Numbers of segments and of journal frames go on far above all that is known of the old workspace,
 and with the time: what comes back of it, or of a new one that was lost too, must not meet its like.
+The numbers that are passed over are remembered (`shmr.volume.gaps`): what bears one of them, and is
+named by no row, is left alone.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from heapq import merge
 from itertools import zip_longest
 from pathlib import Path
 
 from shmr.catalog import store as catalog_store
 from shmr.catalog.catalog import Catalog, checkpoint_of
+from shmr.catalog.reading import open_reading
 from shmr.core.reserve import segment_size
 from shmr.drive.seam import Drive
 from shmr.errors import IntegrityError, SetupError
@@ -38,6 +42,8 @@ from shmr.log.log import Log
 from shmr.log.store import SegmentStore
 from shmr.units import NS_PER_S
 from shmr.volume.checkpoint import JOURNAL_FLOOR, SNAPSHOT
+from shmr.volume.context import ROWS_MAX
+from shmr.volume.gaps import gap_rows, without
 from shmr.volume.membership import read_superblock, write_superblock
 from shmr.volume.recover import recover
 
@@ -158,8 +164,8 @@ class NewWorkspace:
                 "numbers are left for a new workspace"
             )
         self.begin()
-        self._write(salvaged)
-        self._prove(salvaged, catalog)
+        passed = self._write(salvaged)
+        self._prove(salvaged, passed, catalog)
         self.finish()
 
     def begin(self) -> None:
@@ -207,10 +213,12 @@ class NewWorkspace:
         store.segment_bytes = segment_size(store.total_bytes(), layout.segment_bytes)
         return store
 
-    def _write(self, salvaged: Salvaged) -> None:
+    def _write(self, salvaged: Salvaged) -> list[Row]:
+        """Returns the rows of numbers that are passed over."""
         store, now = self._store(), self._clock()
         store.next_number = max(salvaged.next_segment, now // NS_PER_S * SEGMENTS_PER_S)
         sequence = max(salvaged.place.sequence + SEQUENCE_AHEAD, now)
+        passed = _passed(salvaged, store.next_number)
         log = Log(store, clock=self._clock, journal_sequence=sequence)
         try:
             with checkpoint_of(salvaged.catalog) as (_, rows):
@@ -226,16 +234,19 @@ class NewWorkspace:
                 JOURNAL_FLOOR: made.place.segment,
             }
             rows_of_log = [Row(Table.STATE, name, encode_number(n)) for name, n in state.items()]
-            _commit(log, [encode_meta((), rows_of_log)])
+            rows_of_log += passed
+            steps = range(0, len(rows_of_log), ROWS_MAX)
+            _commit(log, [encode_meta((), rows_of_log[at : at + ROWS_MAX]) for at in steps])
             # One more claims that one durable: no bit of it can look torn then.
             _commit(log, [])
             log.seal()
         finally:
             log.close()
             store.close()
+        return passed
 
-    def _prove(self, salvaged: Salvaged, catalog: Path) -> None:
-        """The catalog is what the new log says, and that is what was salvaged."""
+    def _prove(self, salvaged: Salvaged, passed: Sequence[Row], catalog: Path) -> None:
+        """The catalog is what the new log says, and that is what was salvaged and `passed`."""
         store = self._store()
         if catalog.exists():
             catalog_store.set_aside(catalog)
@@ -247,7 +258,7 @@ class NewWorkspace:
                 if recovered.corrupt is not None or recovered.place is None:
                     raise IntegrityError(f"the new log cannot be read: {recovered.corrupt}")
                 made.checkpoint(self._layout.filesystem, recovered.place, store.next_number)
-                _compare(salvaged.catalog, made)
+                _compare(salvaged.catalog, passed, made)
             except BaseException:
                 made.close()
                 shutil.rmtree(catalog, ignore_errors=True)
@@ -270,6 +281,14 @@ def _size(catalog: Path) -> int:
     return (catalog / catalog_store.DATA).stat().st_size
 
 
+def _passed(salvaged: Salvaged, first: int) -> list[Row]:
+    """Rows of the numbers below `first` that are newer than what was salvaged, and that no row
+    names. Raises IntegrityError."""
+    with open_reading(salvaged.catalog, live=False) as reading:
+        named = (number for number, _ in reading.archived_segments())
+        return gap_rows(without(salvaged.known_to + 1, first, named))
+
+
 def _truth(rows: Iterator[Row]) -> Iterator[Row]:
     """What a snapshot of the new log holds: all rows but those about the old log."""
     for row in rows:
@@ -277,9 +296,10 @@ def _truth(rows: Iterator[Row]) -> Iterator[Row]:
             yield row
 
 
-def _compare(salvaged: Path, made: Catalog) -> None:
-    """Raises IntegrityError unless both have the same rows."""
+def _compare(salvaged: Path, passed: Sequence[Row], made: Catalog) -> None:
+    """Raises IntegrityError unless `made` has the rows of both others, and no more."""
     with checkpoint_of(salvaged) as (_, wanted), made.last_checkpoint() as (_, found):
-        for one, other in zip_longest(_truth(wanted), _truth(found)):
+        both = merge(_truth(wanted), sorted(passed), key=lambda row: row[:2])
+        for one, other in zip_longest(both, _truth(found)):
             if one != other:
                 raise IntegrityError("the new log gives back other rows than were written to it")

@@ -81,6 +81,9 @@ class Salvaged:
     `next_segment` and `next_inode` are above every number that anybody had, as far as drives tell,
     and far above where some are lost.
 
+    Segments above the number `known_to` are newer than the rows: but for those that rows name now,
+    nothing is known of them.
+
     `found_inodes` files that no row knew, and `found_bytes` of them, come from footers: they are in
     lost+found. `filled_bytes` belong to files that rows know, and were found by footers where the
     rows lead to what is gone. `gone_extents` and `gone_bytes` lead to segments that are on no
@@ -113,6 +116,7 @@ class Salvaged:
     lost_frames: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    known_to: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -271,6 +275,7 @@ class _Salvage:
             found.lost_frames,
             found.left_out,
             tuple(self._notes),
+            next_segment - 1 if found.source is Source.JOURNAL else found.above,
         )
 
     def _is_gone_from(self, catalog: Catalog) -> Callable[[int], bool]:

@@ -19,6 +19,7 @@ from shmr.log.fragments import FragmentName
 from shmr.volume.cleaner import Work, run_inline
 from shmr.volume.commits import Commits
 from shmr.volume.context import ROWS_MAX, Context, Need
+from shmr.volume.gaps import Gaps, gaps_of
 from shmr.volume.holds import is_held
 
 logger = logging.getLogger(__name__)
@@ -167,8 +168,27 @@ class Archive:
     ) -> list[tuple[bytes, FragmentName]]:
         """Fragments of those `found` on drives (by id) that no row names: also those being written.
 
-        Nothing may have been written or retired since they were found.
+        Those `unknown_in` there are none. Nothing may have been written or retired since they were
+        found.
         """
+        gaps = self.gaps()
+        return [one for one in self._unnamed(found) if one[1].segment not in gaps]
+
+    def unknown_in(
+        self, found: Mapping[bytes, Iterable[FragmentName]]
+    ) -> list[tuple[bytes, FragmentName]]:
+        """Fragments of those `found` that no row names, and that nothing but a log that is lost may
+        have known: they are left alone."""
+        gaps = self.gaps()
+        return [one for one in self._unnamed(found) if one[1].segment in gaps]
+
+    def gaps(self) -> Gaps:
+        """The numbers of what is left alone. Raises IntegrityError."""
+        return gaps_of(self._context.catalog)
+
+    def _unnamed(
+        self, found: Mapping[bytes, Iterable[FragmentName]]
+    ) -> list[tuple[bytes, FragmentName]]:
         named = {
             (placed.drive, FragmentName(number, index, placed.generation))
             for number, archived in self._context.catalog.archived_segments()

@@ -103,6 +103,7 @@ _PARTS: Mapping[bytes, tuple[Callable[[bytes], bool], ...]] = {
     b"damage ": (_is_id, bytes.isdigit, bytes.isdigit, bytes.isdigit),
     b"member ": (_is_id, _is_id),
     b"pool ": (_is_id, _is_any),
+    b"unknown ": (bytes.isdigit,),
 }
 """What follows each word that begins the name of a state row, divided by blanks."""
 
