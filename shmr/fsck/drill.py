@@ -185,7 +185,8 @@ class _Drill:
                 self._alone(real)
             with self._phase("read"):
                 self._read(real)
-        report.notes += self.done.tried.notes
+        for finding in self.done.tried.findings:
+            report.find(finding)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -128,7 +128,7 @@ def drill_json(done: Drill) -> str:
             "rows_differing": done.compared.differing,
             "digest": done.compared.digest,
             "digest_rebuilt": done.compared.rebuilt,
-            "read": dataclasses.asdict(done.tried),
+            "read": {k: v for k, v in dataclasses.asdict(done.tried).items() if k != "findings"},
             "unarchived": dataclasses.asdict(done.unarchived),
             "seconds": done.seconds,
         },

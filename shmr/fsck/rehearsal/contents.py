@@ -16,12 +16,13 @@ from shmr.core.stripe import UnitPlace
 from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived
 from shmr.format.rows import Extent
+from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Where
 from shmr.log.gather import Gather
 from shmr.log.reader import LogReader
 from shmr.units import MIB
 
 PIECE_BYTES = 4 * MIB
-NOTES_MAX = 20
+REMEDY = "mend it, and find all that is like it, by `shmr-fsck scrub`"
 Pulse = Callable[[int], None]
 """Told how many bytes are going to be read: it may wait, and may raise."""
 
@@ -36,12 +37,14 @@ class Tried:
     decoded_bytes: int = 0
     compared_bytes: int = 0
     files: int = 0
-    notes: list[str] = field(default_factory=list)
+    damaged: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
-        """Something is wrong that is no harm to a rebuild. The first of them are kept."""
-        if len(self.notes) < NOTES_MAX:
-            self.notes.append(f"{text} (a rebuild does without it; `shmr-fsck scrub` finds all)")
+    def find(self, kind: Kind, message: str, where: Where) -> None:
+        """Something is wrong that a rebuild can do without. All are counted, the first are kept."""
+        self.damaged += 1
+        if len(self.findings) < KEPT_PER_KIND:
+            self.findings.append(Finding(kind, message, where, REMEDY))
 
 
 class Unlike(IntegrityError):
@@ -88,11 +91,15 @@ class Contents:
         try:
             real = self._real.fragments.read(number, archived, index, run)
         except (DriveError, IntegrityError) as error:
-            self._tried.note(f"segment {number}, fragment {index}: {error}")
+            where = Where(segment=number, fragment=index)
+            what = f"segment {number}, fragment {index}: {error}"
+            self._tried.find(Kind.UNIT_DAMAGED, what, where)
             return
         for unit, outcome in real.items():
             if not isinstance(outcome, bytes):
-                self._tried.note(f"segment {number}, fragment {index}, unit {unit}: {outcome}")
+                where = Where(segment=number, fragment=index, unit=unit)
+                what = f"segment {number}, fragment {index}, unit {unit}: {outcome}"
+                self._tried.find(Kind.UNIT_DAMAGED, what, where)
             elif outcome != found[UnitPlace(index, unit)]:
                 raise Unlike(
                     f"segment {number}, fragment {index}, unit {unit}: decoded without its drive "
@@ -131,7 +138,9 @@ class InWorkspace:
             try:
                 other = _fetched(self._away, inode, piece)
             except (DriveError, IntegrityError) as error:
-                self._tried.note(f"inode {inode}, offset {piece.offset}: {error}")
+                where = Where(inode=inode, offset=piece.offset, length=piece.length)
+                what = f"inode {inode}, offset {piece.offset}: {error}"
+                self._tried.find(Kind.BYTES_DAMAGED, what, where)
                 continue
             if other != found:
                 raise Unlike(f"inode {inode}, offset {piece.offset}: its copies differ")
