@@ -173,7 +173,7 @@ def test_the_command_tells_by_its_exit_code(
     held = lose(place, "b")
     line = ["rebuild-drive", str(place.config), place.path("b"), "--onto", new]
     code = main([*line, option] if option else line)
-    assert code == (0 if option == "--dry-run" else 1)
+    assert code == (4 if option == "--dry-run" else 1)
     printed = capsys.readouterr().out
     if option == "--json":
         found = json.loads(printed)

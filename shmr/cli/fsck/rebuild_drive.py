@@ -20,8 +20,8 @@ with Ctrl-C or killed, it goes on where it was when it is run again. Of a mirror
 that was lost is copied anew to an empty directory in its place.
 """
 _EPILOG = """\
-exit codes: 0 nothing was to be done, 1 all is written anew, 4 something is left, 8 it could not
-run, 32 interrupted
+exit codes: 0 nothing is to be done, 1 all is written anew, 4 something is left (of a dry run: to be
+done), 8 it could not run, 32 interrupted
 
 example:
   shmr-fsck rebuild-drive /etc/shmr/media.yaml /mnt/smr3 --onto /mnt/smr7
@@ -74,4 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if not done.is_complete:
         return LEFT
-    return REPAIRED if done.moved and not done.dry_run else CLEAN
+    if not done.moved:
+        return CLEAN
+    return LEFT if done.dry_run else REPAIRED
