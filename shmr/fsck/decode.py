@@ -46,10 +46,14 @@ _NEEDED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be had: the inode of this number, what is at this path, or else everything."""
+    """What is to be had: the inode of this number, what is at this path, or else everything.
+
+    As the `snapshot` has it whose first segment has this number, or else the newest there is.
+    """
 
     inode: int | None = None
     path: bytes | None = None
+    snapshot: int | None = None
 
 
 EVERYTHING = Wanted()
@@ -97,16 +101,18 @@ def decode(
     inode: int | None = None,
     path: bytes | None = None,
     filesystem: str | None = None,
+    snapshot: int | None = None,
     special: bool = False,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Decoded:
     """Write the inode of a number, or what is at a path, or else everything, below directory `to`.
 
+    `snapshot`: as the one has it whose first segment has this number, and not the newest.
     `special`: nodes, suid bits and security attributes too. Raises SetupError where nothing can be
     read or written, IntegrityError.
     """
-    wanted = Wanted(inode, path)
+    wanted = Wanted(inode, path, snapshot)
     with opened(drives, filesystem) as foreign:
         return decoded(foreign, to, wanted, special=special, watcher=watcher, stop=stop)
 
@@ -127,7 +133,9 @@ def decoded(
         watcher("reading names", 0, 1)
     with (
         destination(to) as scratch,
-        looked_at(foreign, scratch.catalog, done, deadline_s=deadline_s) as found,
+        looked_at(
+            foreign, scratch.catalog, done, deadline_s=deadline_s, snapshot=wanted.snapshot
+        ) as found,
     ):
         total = total_bytes(found.reading, wanted)
         reached = 0
@@ -160,6 +168,7 @@ def listing(
     inode: int | None = None,
     path: bytes | None = None,
     filesystem: str | None = None,
+    snapshot: int | None = None,
     stop: Stop = nobody_stops,
 ) -> Decoded:
     """Tell `show` of every name of what is wanted, as in `decode`, in the order of the tree.
@@ -167,7 +176,7 @@ def listing(
     Writes nothing but scratch space of its own. Raises SetupError, IntegrityError.
     """
     with opened(drives, filesystem) as foreign:
-        return listed(foreign, show, Wanted(inode, path), stop=stop)
+        return listed(foreign, show, Wanted(inode, path, snapshot), stop=stop)
 
 
 def listed(
@@ -182,7 +191,9 @@ def listed(
     done = begun(foreign)
     with tempfile.TemporaryDirectory(prefix="shmr-decode-") as scratch:
         catalog = Path(scratch, "catalog")
-        with looked_at(foreign, catalog, done, deadline_s=deadline_s) as found:
+        with looked_at(
+            foreign, catalog, done, deadline_s=deadline_s, snapshot=wanted.snapshot
+        ) as found:
             list_tree(found, wanted, show, done, stop)
     return done
 
@@ -201,10 +212,15 @@ def begun(foreign: Foreign) -> Decoded:
 
 @contextmanager
 def looked_at(
-    foreign: Foreign, catalog: Path, done: Decoded, *, deadline_s: float | None = DEADLINE_S
+    foreign: Foreign,
+    catalog: Path,
+    done: Decoded,
+    *,
+    deadline_s: float | None = DEADLINE_S,
+    snapshot: int | None = None,
 ) -> Iterator[Found]:
     """The filesystem, its catalog made anew at `catalog`. Raises SetupError, IntegrityError."""
-    salvaged = _salvaged(foreign, catalog)
+    salvaged = _salvaged(foreign, catalog, snapshot)
     done.source, done.snapshot_ns = salvaged.source.value, salvaged.snapshot_ns
     _note_source(done, salvaged)
     store = SegmentStore(foreign.filesystem, foreign.workspace, 1, 0, time.time_ns)
@@ -221,10 +237,12 @@ def looked_at(
         gather.close()
 
 
-def _salvaged(foreign: Foreign, catalog: Path) -> Salvaged:
+def _salvaged(foreign: Foreign, catalog: Path, snapshot: int | None) -> Salvaged:
     """The catalog that the drives tell of. Raises SetupError, IntegrityError, DriveError."""
     try:
-        return salvage(foreign.filesystem, foreign.workspace, foreign.archive, catalog)
+        return salvage(
+            foreign.filesystem, foreign.workspace, foreign.archive, catalog, snapshot=snapshot
+        )
     except ShmrError:
         raise
     except (*DOUBTS, OSError) as error:

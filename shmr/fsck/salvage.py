@@ -142,6 +142,7 @@ def salvage(
     into: Path,
     *,
     until: Place | None = None,
+    snapshot: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
 ) -> Salvaged:
@@ -149,16 +150,19 @@ def salvage(
 
     `workspace` are the drives with segments, `archive` the others by their ids. With `until` the
     journal is replayed up to that place, which is known durable, and no further; nothing else than
-    the journal is taken then.
+    the journal is taken then. With `snapshot` it is from the one whose first segment has this
+    number, and from what is newer, but from no journal and no other snapshot.
 
-    Raises SetupError where nothing is found, or `until` cannot be reached; DriveError; and
+    Raises SetupError where nothing is found, or what was asked for is not there; DriveError; and
     KeyboardInterrupt where somebody wants it to `stop`. Nothing is at `into` then.
     """
     into.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{into.name}.", dir=into.parent))
     try:
         progress = _Progress(watcher, stop)
-        made, salvaged = _Salvage(filesystem, workspace, archive, work, progress).run(into, until)
+        made, salvaged = _Salvage(filesystem, workspace, archive, work, progress).run(
+            into, until, snapshot
+        )
         os.rename(made, into)
         return salvaged
     finally:
@@ -208,10 +212,13 @@ class _Salvage:
             filesystem, {key: OnlyRead(drive) for key, drive in archive.items()}
         )
 
-    def run(self, into: Path, until: Place | None) -> tuple[Path, Salvaged]:
+    def run(self, into: Path, until: Place | None, snapshot: int | None) -> tuple[Path, Salvaged]:
         """Where the catalog is, and what came of it."""
         try:
-            found = self._sources.best() if until is None else self._sources.until(until)
+            if snapshot is not None:
+                found: Rows | None = self._sources.of(snapshot)
+            else:
+                found = self._sources.best() if until is None else self._sources.until(until)
             if found is None:
                 self._require_footers()
                 found = self._sources.nothing()

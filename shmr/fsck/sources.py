@@ -119,6 +119,22 @@ class Sources:
             rows.catalog.close()
         raise SetupError(f"the journal cannot be replayed to frame {place.sequence}")
 
+    def of(self, number: int) -> Rows:
+        """The snapshot whose first segment has this number. Raises SetupError, DriveError."""
+        for one in snapshot.find(self.store):
+            if one.segments[0].number == number:
+                found = self._snapshot(one)
+                if found is not None:
+                    return found
+        raise SetupError(
+            f"snapshot {number} is on none of these drives whole; there are "
+            + (", ".join(map(str, sorted(self._firsts()))) or "none")
+        )
+
+    def _firsts(self) -> Iterator[int]:
+        """The first number of each snapshot."""
+        return (one.segments[0].number for one in snapshot.find(self.store))
+
     def best(self) -> Rows | None:
         """The best there is; None if no row is to be had. Raises DriveError."""
         rows = self._journal(None)

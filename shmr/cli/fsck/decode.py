@@ -57,6 +57,7 @@ class DecodeLibrary(Protocol):
         inode: int | None,
         path: bytes | None,
         filesystem: str | None,
+        snapshot: int | None,
         special: bool,
         watcher: Watcher | None,
         stop: Stop,
@@ -70,6 +71,7 @@ class DecodeLibrary(Protocol):
         inode: int | None,
         path: bytes | None,
         filesystem: str | None,
+        snapshot: int | None,
         stop: Stop,
     ) -> Decoded: ...
 
@@ -92,6 +94,12 @@ def add_parser(commands: Any) -> None:
     which.add_argument("--inode", metavar="N", type=int, help="the inode of this number")
     add("--list", action="store_true", help="only list the tree, and how much of each file is left")
     add("--filesystem", metavar="ID", help="which, where the drives are of several: its id or name")
+    add(
+        "--snapshot",
+        metavar="N",
+        type=int,
+        help="as the snapshot of this number has it, that of its first file; else the newest",
+    )
     add(
         "--special",
         action="store_true",
@@ -137,6 +145,7 @@ def _decode(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
             inode=arguments.inode,
             path=_path(arguments),
             filesystem=arguments.filesystem,
+            snapshot=arguments.snapshot,
             special=arguments.special,
             watcher=show,
             stop=stop,
@@ -158,6 +167,7 @@ def _list(library: DecodeLibrary, arguments: argparse.Namespace) -> int:
             inode=arguments.inode,
             path=_path(arguments),
             filesystem=arguments.filesystem,
+            snapshot=arguments.snapshot,
             stop=stop,
         )
     if isinstance(show, _JsonList):
