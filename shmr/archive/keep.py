@@ -91,7 +91,9 @@ def keep_snapshot(
     for drive_id in pool.drives:
         there = fragments.drives.get(drive_id)
         if there is not None:
-            _discard(there, _copies(there) - (names if drive_id in kept else set()))
+            others = copies_on(there) - (names if drive_id in kept else set())
+            # One with a higher number is of a log that went on: this one is older.
+            _discard(there, {name for name in others if name <= max(names)})
     return kept
 
 
@@ -114,7 +116,7 @@ def tidy(fragments: FragmentStore, pool: Pool) -> None:
     copies: dict[bytes, frozenset[str]] = {}
     for drive_id in pool.drives:
         drive = fragments.drives.get(drive_id)
-        names = frozenset() if drive is None else frozenset(_copies(drive))
+        names = frozenset() if drive is None else frozenset(copies_on(drive))
         if names:
             copies[drive_id] = names
     if len(set(copies.values())) < 2:
@@ -135,7 +137,7 @@ def tidy(fragments: FragmentStore, pool: Pool) -> None:
 
 def keeps_snapshot(drive: Drive) -> bool:
     """Are there copies of snapshots on the drive?"""
-    return bool(_copies(drive))
+    return bool(copies_on(drive))
 
 
 def _by_room(
@@ -157,7 +159,7 @@ def _by_room(
         yield drive_id, drive
 
 
-def _copies(drive: Drive) -> set[str]:
+def copies_on(drive: Drive) -> set[str]:
     """Names of snapshot files on a drive; none if it cannot be listed."""
     try:
         return {name for name in drive.names() if _NAME.fullmatch(name)}
@@ -177,7 +179,7 @@ def _discard(drive: Drive, names: set[str]) -> None:
 
 def _copy_all(store: SegmentStore, segments: Sequence[Segment], drive: Drive) -> None:
     """All files of a snapshot, on one drive. Raises DriveError, IntegrityError."""
-    there = _copies(drive)
+    there = copies_on(drive)
     for segment in segments:
         if segment.name in there:
             # Begun by a run that was cut off.

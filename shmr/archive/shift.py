@@ -26,6 +26,7 @@ from functools import partial
 from shmr.archive.account import Account
 from shmr.archive.control import Control, Phase
 from shmr.archive.keep import keep_snapshot, newest_snapshot, snapshot_zones, tidy
+from shmr.archive.newer import refuse_newer
 from shmr.archive.pins import Pins
 from shmr.archive.plan import Hold, Lot, shipments
 from shmr.archive.pool import Pool
@@ -92,11 +93,17 @@ class Shift:
         """The first half of recovering: what no row needs goes from the drives.
 
         Returns what is to be discarded behind `settle`: fragments that were replaced by some that
-        were written anew stay until a snapshot knows of these. May run while mounted.
+        were written anew stay until a snapshot knows of these. May run while mounted. Raises
+        SetupError where the log is older than what is on the drives.
         """
         archive, fragments = self.volume.archive, self._context.fragments
         catalog = self.volume.catalog
-        strays = archive.strays_in((yield fragments.scan))
+        found = yield fragments.scan
+        if self.volume.taken is not None:
+            # Only before numbers are given anew.
+            yield partial(refuse_newer, fragments, found, self.volume.taken)
+            self.volume.taken = None
+        strays = [one for one in archive.strays_in(found) if not self._is_wanted(one)]
         replaced = [one for one in strays if is_held(catalog, one[1].segment)]
         yield from self.discard(one for one in strays if one not in replaced)
         kept = held(catalog)
@@ -111,6 +118,11 @@ class Shift:
                 yield partial(tidy, fragments, pool)
             self.report.retired += yield from archive.retiring()
         return replaced
+
+    def _is_wanted(self, stray: Stray) -> bool:
+        """Do files have bytes in its segment, whose row is lost? Then it may be all there is."""
+        catalog, number = self.volume.catalog, stray[1].segment
+        return catalog.archived(number) is None and catalog.live.get(number, 0) > 0
 
     def discard(self, strays: Iterable[Stray]) -> Work[None]:
         """Fragments that nothing needs."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 
+from shmr.archive.newer import ADVICE, newer_on
 from shmr.core.stripe import Geometry, fragment_size
 from shmr.drive.impatient import Answer
 from shmr.errors import DriveError, IntegrityError
@@ -274,8 +275,12 @@ class Fragments:
                 label = view.fragments.label(drive)
                 yield Finding(Kind.FRAGMENT_UNREADABLE, str(error), Where(label))
                 continue
+            newer = [] if view.mounted else list(newer_on(there, view.filesystem, names, taken))
+            for file in newer:
+                message = f"{file} on {there.label} has a number that the log never gave"
+                yield Finding(Kind.ARCHIVE_NEWER, message, Where(there.label), ADVICE)
             for name in names:
-                if self._is_named(drive, name):
+                if self._is_named(drive, name) or name.file in newer:
                     continue
                 why = self._strange(drive, name, taken)
                 if why is None:

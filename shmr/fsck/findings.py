@@ -140,6 +140,8 @@ class Kind(StrEnum):
     """A member of a pool, or a drive that rows name, is not there."""
     STRAY = "stray"
     """A fragment that no row names, and that no shift can have left."""
+    ARCHIVE_NEWER = "archive-newer"
+    """An archive drive has what was written after all that the log knows of."""
     SNAPSHOT_COPIES = "snapshot-copies"
     """Too few drives of an archive pool have a whole copy of one and the same snapshot."""
     SNAPSHOT_COPY_DAMAGED = "snapshot-copy-damaged"

@@ -61,6 +61,8 @@ class Volume:
         recovered: Recovered,
         make_writer: MakeWriter | None = None,
         scratch: TemporaryDirectory[str] | None = None,
+        *,
+        taken: int | None = None,
     ) -> None:
         """`scratch`: where the catalog is, if it goes when the volume is closed."""
         self.context = context
@@ -68,6 +70,9 @@ class Volume:
         self.catalog = context.catalog
         self.report = tuple(recovered.report)
         """What recovery did, in sentences."""
+        self.taken = taken
+        """Numbers of segments below this were given before it was opened; None when the first shift
+        has compared that with the archive drives."""
         self.reaper = Reaper(context)
         self.handles = Handles(context)
         self.xattrs = Xattrs(context)
@@ -189,6 +194,7 @@ def open_volume(
     reader.archived = recovered.catalog.archived
     # A snapshot may know archived segments that no file on a workspace drive reminds of.
     store.next_number = max(store.next_number, recovered.catalog.archived_end())
+    taken = store.next_number
     why = recovered.corrupt or ("mounted read-only" if read_only else None)
     log = None
     try:
@@ -197,7 +203,7 @@ def open_volume(
         context.read_only = why
         if why is not None and context.catalog.inode(ROOT) is None:
             raise SetupError(f"there is nothing to mount: {why}")
-        volume = Volume(context, recovered, make_writer, scratch)
+        volume = Volume(context, recovered, make_writer, scratch, taken=taken)
         if why is None:
             first(volume)
             if context.catalog.inode(ROOT) is None:

@@ -16,7 +16,9 @@ from shmr.catalog import store as catalog_store
 from shmr.cli.fsck.main import main
 from shmr.config import load
 from shmr.errors import SetupError
+from shmr.format.archived import archived_removed
 from shmr.format.rows import ROOT
+from shmr.fsck.checking import check
 from shmr.fsck.findings import Kind
 from shmr.fsck.rebuild_catalog import rebuild_catalog
 from shmr.fsck.repair import repair
@@ -232,6 +234,45 @@ def test_the_newest_snapshot_is_not_given_up_for_a_loose_cable(
         drive.with_suffix(".away").rename(drive)
     assert rebuild_catalog(made.config).report.exit_code == 1
     assert differences(before, made.tree()) == []
+
+
+def test_a_workspace_that_is_older_than_the_archive_takes_nothing_from_it(
+    made: Directories,
+) -> None:
+    lost = (*made.workspace, made.catalog)
+    for directory in lost:
+        shutil.copytree(directory, directory.with_suffix(".image"))
+    made.fill("four", "five")
+    made.archive_all()
+    before = made.tree()
+    for directory in lost:
+        shutil.rmtree(directory)
+        directory.with_suffix(".image").rename(directory)
+    there = {name: of for name, of in made.digest().items() if "/a" in name}
+    kinds = check(made.config).counts
+    assert kinds[Kind.ARCHIVE_NEWER] > 2 and not kinds[Kind.STRAY]
+    assert repair(made.config).exit_code == 4
+    with pytest.raises(SetupError, match=r"the workspace is an older one than the archive"):
+        made.archive_all()
+    made.fill("six")
+    with pytest.raises(SetupError, match=r"nothing is discarded"):
+        made.archive_all()
+    assert {name: of for name, of in made.digest().items() if "/a" in name} == there
+    made.lose_workspace()
+    assert rebuild_catalog(made.config).report.exit_code == 1
+    assert differences(before, made.tree()) == []
+
+
+def test_fragments_of_a_segment_whose_row_is_lost_are_no_strays(made: Directories) -> None:
+    there = {name: of for name, of in made.digest().items() if "fragment" in name}
+    with unmounted(load(made.config), read_only=False) as (volume, _):
+        rows = [archived_removed(number) for number, _ in volume.catalog.archived_segments()]
+        volume.context.apply(rows)
+        volume.commits.now()
+    assert check(made.config).counts[Kind.FILE_LOST] == 3
+    repair(made.config)
+    made.archive_all()
+    assert there and there.items() <= made.digest().items()
 
 
 def test_a_log_that_lost_its_end_does_not_replace_a_catalog_that_has_it(made: Directories) -> None:
