@@ -215,11 +215,14 @@ class Fragments:
                 for left in sorted(counts)
             ]
             total = f"{counts.total()} fragments, {format_size(self._away_bytes[drive])}"
+            place = f" ({self._view.places[drive]})" if drive in self._view.places else ""
             message = (
-                f"drive {drive.hex()} of pool {pools.get(drive, '(unknown)')!r} is missing; on it "
-                f"are {total}" + (f": {', '.join(told)}" if told else "") + "; connect it if it "
-                "is not lost"
+                f"drive {drive.hex()} of pool {pools.get(drive, '(unknown)')!r} is missing{place}; "
             )
+            if counts:
+                message += f"on it are {total}: {', '.join(told)}; connect it if it is not lost"
+            else:
+                message += f"nothing is on it; if it is lost, {LEAVE.format(drive.hex())}"
             remedy = (REBUILD if counts else LEAVE).format(drive.hex())
             yield Finding(Kind.DRIVE_MISSING, message, Where(drive.hex()), remedy)
 

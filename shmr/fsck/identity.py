@@ -118,7 +118,7 @@ def restore(config: Config) -> None:
 @contextmanager
 def _opened(config: Config, *, lock: bool) -> Iterator[tuple[Drives, list[KnownPool]]]:
     """The drives, and what the last checkpoint remembers of pools, if there is one."""
-    drives = open_drives(config, degraded=True, lock=lock)
+    drives = open_drives(config, degraded=True, lock=lock, quiet=True)
     try:
         known: list[KnownPool] = []
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from shmr.log.fragments import FragmentStore
 from shmr.log.replay import Journal
 from shmr.log.store import SegmentStore
 from shmr.service.assemble import Drives, InUse, kernel_time_ns, open_drives
+from shmr.service.last_seen import last_seen
 from shmr.service.offline import refuse_untouched
 from shmr.volume.membership import ArchivePool, Membership, identify
 from shmr.volume.recover import recover
@@ -58,8 +59,9 @@ class View:
     `rebuilt`: the catalog was made from the log just now, and nothing knows better. `as_of_ns` is
     when the checkpoint was made, if it is not the present (nanoseconds since 1970).
     `doubts` is what opening found, of the catalog's file and the log; `notes` are sentences for
-    people. `fresh` opens the newest checkpoint of a mounted filesystem; None when it is not
-    mounted, and nothing changes.
+    people. `places` says of drives that are missing where they were, and why they cannot be used.
+    `fresh` opens the newest checkpoint of a mounted filesystem; None when it is not mounted, and
+    nothing changes.
     """
 
     filesystem: bytes
@@ -73,6 +75,7 @@ class View:
     doubts: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     fresh: Callable[[], AbstractContextManager[Reading]] | None = None
+    places: Mapping[bytes, str] = field(default_factory=dict)
 
     @property
     def mounted(self) -> bool:
@@ -94,9 +97,10 @@ def opened(config: Config) -> Iterator[View]:
     """
     with ExitStack() as stack:
         try:
-            drives, in_use = open_drives(config, degraded=True), False
+            drives, in_use = open_drives(config, degraded=True, quiet=True), False
         except InUse:
-            drives, in_use = open_drives(config, degraded=True, lock=False), True
+            drives = open_drives(config, degraded=True, lock=False, quiet=True)
+            in_use = True
         stack.callback(drives.close)
         refuse_untouched(drives)
         membership = _identify(config, drives)
@@ -115,6 +119,7 @@ def opened(config: Config) -> Iterator[View]:
         for drive in fragments.drives:
             stack.callback(fragments.close, drive)
         path = Path(config.catalog)
+        places = dict(_places(config, drives, membership))
         fresh = stack.enter_context(open_readings(path)) if in_use else None
         seen = _Seen(stack, store, path)
         reading = stack.enter_context(fresh()) if fresh is not None else seen.reading()
@@ -128,8 +133,9 @@ def opened(config: Config) -> Iterator[View]:
             rebuilt=seen.rebuilt,
             as_of_ns=reading.written_ns if in_use else None,
             doubts=tuple(seen.doubts),
-            notes=(*_missing(drives, membership), *seen.notes),
+            notes=(*_missing(drives, membership, places), *seen.notes),
             fresh=fresh,
+            places={one: told for one, (_, told) in places.items()},
         )
 
 
@@ -146,10 +152,33 @@ def _identify(config: Config, drives: Drives) -> Membership:
     )
 
 
-def _missing(drives: Drives, membership: Membership) -> list[str]:
-    """What is not there and so was not looked at, in sentences."""
-    absent = [f"drive {path} is missing and was not looked at" for path in drives.absent]
-    return [*absent, *membership.warnings]
+def _places(
+    config: Config, drives: Drives, membership: Membership
+) -> Iterator[tuple[bytes, tuple[str, str]]]:
+    """Of drives that are missing, by their ids: the path where each was, and that with why."""
+    seen = last_seen(Path(config.catalog))
+    mine = {str(entry.path) for entry in config.workspace.drives}
+    gone = [path for path in drives.absent if path in mine]
+    for one in membership.archive_missing:
+        path = seen.get(one)
+        if path in drives.absent:
+            yield one, (path, f"{path}: {drives.why[path]}")
+        elif path is not None:
+            yield one, (path, f"last at {path}")
+    if len(gone) == len(membership.missing) == 1:
+        yield bytes.fromhex(membership.missing[0]), (gone[0], f"{gone[0]}: {drives.why[gone[0]]}")
+
+
+def _missing(
+    drives: Drives, membership: Membership, places: Mapping[bytes, tuple[str, str]]
+) -> list[str]:
+    """What is not there and so was not looked at, in sentences. Of drives that are known by their
+    ids findings tell."""
+    told = {path for path, _ in places.values()}
+    ids = [one.hex() for one in membership.archive_missing]
+    absent = [f"drive {path} is missing: {drives.why[path]}" for path in drives.absent]
+    absent = [line for path, line in zip(drives.absent, absent, strict=True) if path not in told]
+    return [*absent, *(w for w in membership.warnings if not any(one in w for one in ids))]
 
 
 @dataclass(slots=True)

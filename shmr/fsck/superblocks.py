@@ -54,9 +54,10 @@ def _workspace(view: View) -> Iterator[Finding]:
     yield from _twice(view.store.drives)
     for drive_id in sorted(set(last.members) - {block.drive for block in there}):
         name = last.pool_name.decode(errors="replace")
+        place = f" ({view.places[drive_id]})" if drive_id in view.places else ""
         message = (
-            f"drive {drive_id.hex()} of the workspace {name!r} is missing: what the others hold "
-            "has a copy less; connect it if it is not lost"
+            f"drive {drive_id.hex()} of the workspace {name!r} is missing{place}: what the others "
+            "hold has a copy less; connect it if it is not lost"
         )
         yield Finding(Kind.DRIVE_MISSING, message, Where(drive_id.hex()), REBUILD)
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,11 +44,13 @@ def kernel_time_ns() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Drives:
-    """The opened drives of a configuration; `limits` are their sizes as configured."""
+    """The opened drives of a configuration; `limits` are their sizes as configured, `absent` the
+    paths of those that are not there, `why` by path."""
 
     pools: tuple[PoolDrives, ...]
     absent: tuple[str, ...]
     limits: dict[str, int | None]
+    why: dict[str, str] = field(default_factory=dict)
 
     def all(self) -> list[DirectoryDrive]:
         drives = [drive for pool in self.pools for drive in pool.drives]
@@ -78,18 +80,20 @@ class InUse(SetupError):
     """Another process holds the filesystem: it is mounted, or being worked on."""
 
 
-def open_drives(config: Config, *, degraded: bool, lock: bool = True) -> Drives:
+def open_drives(
+    config: Config, *, degraded: bool, lock: bool = True, quiet: bool = False
+) -> Drives:
     """Open and lock every drive. Raises InUse, SetupError with what to do.
 
     Without `lock` whoever opens them may look, and change nothing.
 
     An archive drive that is absent, or cannot be opened or locked, or does not answer, is left out
     and named in `absent`; an absent workspace drive too, but only when `degraded`. That it is the
-    right drive is found out later.
+    right drive is found out later. Each is warned of, unless it is to be `quiet`.
     """
     workspace = config.workspace
     pools = [PoolDrives(workspace.name, (), workspace.scheme.m)]
-    absent: list[str] = []
+    absent: dict[str, str] = {}
     try:
         # The workspace comes first: who has that works with the filesystem.
         for drive in _open_workspace(workspace, absent, degraded=degraded):
@@ -101,14 +105,17 @@ def open_drives(config: Config, *, degraded: bool, lock: bool = True) -> Drives:
         _refuse_shared_disks(config, workspace.name, pools[0].drives)
         pools += _open_archive(config, absent, lock=lock)
         limits = {str(d.path): d.size_bytes for pool in config.pools for d in pool.drives}
-        return Drives(tuple(pools), tuple(absent), limits)
+        return Drives(tuple(pools), tuple(absent), limits, absent)
     except BaseException:
         Drives(tuple(pools), (), {}).close()
         raise
+    finally:
+        for path, why in () if quiet else absent.items():
+            logger.warning("drive %s is missing: %s", path, why)
 
 
 def _open_workspace(
-    pool: PoolConfig, absent: list[str], *, degraded: bool
+    pool: PoolConfig, absent: dict[str, str], *, degraded: bool
 ) -> Iterator[DirectoryDrive]:
     """The drives of the workspace, one by one; those that a degraded mount lacks are `absent`."""
     for entry in pool.drives:
@@ -120,8 +127,7 @@ def _open_workspace(
                     f"drive {entry.path}: {error.cause.strerror}; make the directory, mount its "
                     "disk or correct the config"
                 ) from error
-            logger.warning("drive %s is missing: %s", entry.path, error)
-            absent.append(str(entry.path))
+            absent[str(entry.path)] = str(error)
             continue
         if entry.mounted and not _is_mounted(drive):
             drive.close()
@@ -129,16 +135,15 @@ def _open_workspace(
                 raise SetupError(
                     f"drive {entry.path}: nothing is mounted there; mount its disk first"
                 )
-            logger.warning("drive %s is missing: nothing is mounted there", entry.path)
-            absent.append(str(entry.path))
+            absent[str(entry.path)] = "nothing is mounted there"
             continue
         yield drive
 
 
-def _open_archive(config: Config, absent: list[str], *, lock: bool) -> Iterator[PoolDrives]:
+def _open_archive(config: Config, absent: dict[str, str], *, lock: bool) -> Iterator[PoolDrives]:
     """The archive pools, all drives opened, and locked, side by side: each disk may have to wake.
 
-    One that cannot be had, or has not answered in time, is `absent`, with a warning.
+    One that cannot be had, or has not answered in time, is `absent`.
     """
     patience_s = patience_of(config)
     opening = {
@@ -159,8 +164,7 @@ def _open_archive(config: Config, absent: list[str], *, lock: bool) -> Iterator[
                 why = f"it has not answered within {patience_s:g} s; mount again when it does"
             except (DriveError, _Unusable) as error:
                 why = str(error)
-            logger.warning("drive %s is missing: %s", entry.path, why)
-            absent.append(str(entry.path))
+            absent[str(entry.path)] = why
         yield PoolDrives(pool.name, tuple(drives), pool.scheme.m)
 
 

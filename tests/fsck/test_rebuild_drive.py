@@ -15,6 +15,8 @@ from shmr.cli.jobs import report
 from shmr.config import load
 from shmr.errors import SetupError
 from shmr.format.rows import ROOT
+from shmr.fsck.checking import check
+from shmr.fsck.findings import Kind
 from shmr.fsck.rebuild_drive import rebuild_drive
 from shmr.log.store import is_segment
 from shmr.service.offline import unmounted
@@ -72,6 +74,31 @@ def test_what_was_on_a_drive_is_written_anew_on_the_others(place: Place) -> None
     assert not rebuild_drive(place.config, place.path("b")).moved
     shutil.rmtree(place.base / "a")
     place.assert_files()
+
+
+def test_a_missing_drive_is_told_of_once_with_the_command_that_is_next(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drive = place.listed()["a"].drive
+    assert drive is not None
+    shutil.rmtree(place.base / "a")
+    assert main(["check", str(place.config)]) == 4
+    out, err = capfd.readouterr()
+    told = (err + out).splitlines()
+    [line] = [line for line in told if place.path("a") in line]
+    assert drive in line and "No such file" in line
+    assert f"`shmr-fsck rebuild-drive {place.config} {drive}`" in told[-1]
+    assert [one for one in told if drive in one] == [line, told[-1]]
+    # When nothing is on it any more, there is nothing to be rebuilt.
+    done = rebuild_drive(place.config, drive)
+    forget = f"`shmr drive forget {place.config} {drive}`"
+    assert done.is_complete and forget in done.advice[0]
+    found = check(place.config)
+    assert set(found.counts) == {Kind.DRIVE_MISSING} and forget in found.next_step
+    assert "forget" in found.findings[0].message and "rebuild-drive" not in str(found)
+    place.configure("bcd")
+    service.drive_forget(place.config, drive)
+    assert check(place.config).is_clean
 
 
 def test_what_a_failing_drive_does_not_give_is_decoded(place: Place) -> None:

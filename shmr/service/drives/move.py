@@ -218,7 +218,8 @@ def _empty(
                 advice += ("it is given nothing more until `shmr drive state` says `normal`",)
         elif not left and onto is None and not terms.dry_run:
             verb = "remove" if found.there is not None else "forget"
-            advice = (f"nothing is on it any more: `shmr drive {verb}` takes it out of the pool",)
+            command = f"shmr drive {verb} {config.path} {found.drive.hex()}"
+            advice = (f"nothing is on it any more: `{command}` takes it out of the pool",)
         return job.told(left, advice=advice)
 
 
