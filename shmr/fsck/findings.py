@@ -264,12 +264,12 @@ class Report:
     stopped: bool = False
     name: str = ""
     looked_at: str = ""
+    next_step: str = ""
 
     def find(self, finding: Finding) -> None:
         """Something is wrong."""
         self.counts[finding.kind] += 1
         if self.counts[finding.kind] <= KEPT_PER_KIND:
-    next_step: str = ""
             self.findings.append(finding)
 
     def mend(self, finding: Finding) -> None:
