@@ -25,6 +25,7 @@ from shmr.log.fragments import FragmentStore
 from shmr.log.log import JOURNAL_MIN_BYTES
 from shmr.log.store import Segment, SegmentStore
 from shmr.units import MIB
+from shmr.volume.gaps import Gaps
 from shmr.volume.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -54,12 +55,14 @@ def keep_snapshot(
     segments: Sequence[Segment],
     fragments: FragmentStore,
     pool: Pool,
+    unknown: Gaps,
     *,
     least: int | None = None,
 ) -> list[bytes]:
     """Copy the newest snapshot to m+1 drives of `pool`, then discard older copies; which drives.
 
     Fewer than `least` (m+1 if it is not given) are an error; with fewer than m+1 the older stay.
+    Copies whose numbers are `unknown` (`shmr.volume.gaps`) are left alone.
     Blocking; any thread, while `segments` (those of the snapshot) are pinned or nothing else runs.
     Raises NoPlace, IntegrityError.
     """
@@ -91,7 +94,7 @@ def keep_snapshot(
     for drive_id in pool.drives:
         there = fragments.drives.get(drive_id)
         if there is not None:
-            others = copies_on(there) - (names if drive_id in kept else set())
+            others = _known(copies_on(there), unknown) - (names if drive_id in kept else set())
             # One with a higher number is of a log that went on: this one is older.
             _discard(there, {name for name in others if name <= max(names)})
     return kept
@@ -108,15 +111,16 @@ def _leave(fragments: FragmentStore, pool: Pool, kept: Sequence[bytes]) -> None:
             leave_on(drive, spare_bytes=2 * pool.zone_bytes)
 
 
-def tidy(fragments: FragmentStore, pool: Pool) -> None:
+def tidy(fragments: FragmentStore, pool: Pool, unknown: Gaps) -> None:
     """Discard copies of snapshots that a newer one on m+1 drives stands for.
 
-    They are left where a drive failed, or the power, between the new and the old.
+    They are left where a drive failed, or the power, between the new and the old. Those whose
+    numbers are `unknown` are no such: they neither go nor stand for others.
     """
     copies: dict[bytes, frozenset[str]] = {}
     for drive_id in pool.drives:
         drive = fragments.drives.get(drive_id)
-        names = frozenset() if drive is None else frozenset(copies_on(drive))
+        names = frozenset() if drive is None else _known(copies_on(drive), unknown)
         if names:
             copies[drive_id] = names
     if len(set(copies.values())) < 2:
@@ -133,6 +137,16 @@ def tidy(fragments: FragmentStore, pool: Pool) -> None:
             for drive_id, names in copies.items():
                 _discard(fragments.drives[drive_id], set(names - newest))
             return
+
+
+def _known(names: Collection[str], unknown: Gaps) -> frozenset[str]:
+    """Those whose numbers are not `unknown`."""
+    return frozenset(name for name in names if copy_number(name) not in unknown)
+
+
+def copy_number(name: str) -> int:
+    """The number of the segment that a copy is of, by its name."""
+    return int(name.rpartition("-")[2])
 
 
 def keeps_snapshot(drive: Drive) -> bool:

@@ -316,7 +316,8 @@ class Rehousing:
             return
         yield from self._volume.snapshots.make(segment_bytes_max=pool.zone_bytes)
         store = self._context.reader.store
-        keep_snapshot(store, newest_snapshot(store), self._context.fragments, pool)
+        unknown = self._volume.archive.gaps()
+        keep_snapshot(store, newest_snapshot(store), self._context.fragments, pool, unknown)
 
     def _switch(self, number: int, before: Archived, after: Archived) -> None:
         """SWITCH: durable when this returns."""

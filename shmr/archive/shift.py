@@ -115,7 +115,7 @@ class Shift:
                 self._account.touched[given.pool] = True
         if not kept:
             for pool in self.pools.values():
-                yield partial(tidy, fragments, pool)
+                yield partial(tidy, fragments, pool, archive.gaps())
             self.report.retired += yield from archive.retiring()
         return replaced
 
@@ -153,7 +153,7 @@ class Shift:
         """The last snapshot, which knows where the bytes of these segments went, is kept on drives
         of the pools that changed; then nothing holds the segments. As `settle` raises."""
         volume, store = self.volume, self._context.reader.store
-        segments = newest_snapshot(store)
+        segments, unknown = newest_snapshot(store), volume.archive.gaps()
         for segment in segments:
             store.pin(segment.number)
         try:
@@ -163,7 +163,8 @@ class Shift:
                     # A pool that only gave may be short of drives: that is a reason to empty it.
                     least = pool.m + 1 if added else 0
                     fragments = self._context.fragments
-                    yield partial(keep_snapshot, store, segments, fragments, pool, least=least)
+                    keep = partial(keep_snapshot, store, segments, fragments, pool, unknown)
+                    yield partial(keep, least=least)
         finally:
             for segment in segments:
                 store.unpin(segment.number)

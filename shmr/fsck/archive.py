@@ -19,17 +19,20 @@ from shmr.errors import DriveError, IntegrityError
 from shmr.format.archived import Archived, decode_archived
 from shmr.format.fragment import BLOCK, decode_header, file_name
 from shmr.format.frame import Kind as FrameKind
-from shmr.format.records import decode_meta
+from shmr.format.records import Stream, decode_meta
 from shmr.format.rows import Extent, Table, split_key
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Where
 from shmr.fsck.fragments import Health, look
+from shmr.fsck.kept import copies_in
 from shmr.fsck.opening import View
 from shmr.fsck.patience import waited
 from shmr.fsck.segments import rescanned
 from shmr.log.fragments import FragmentName, parse_name
 from shmr.log.replay import Journal
+from shmr.log.store import segment_name
 from shmr.units import format_size
 from shmr.volume.damage import PREFIX, damaged
+from shmr.volume.gaps import gaps_in
 from shmr.volume.known_pools import pools_in
 
 BATCH = 64
@@ -38,6 +41,12 @@ ANEW = "write fragment {} of segment {} anew"
 REBUILD = "write what was on it anew elsewhere, with `shmr-fsck rebuild-drive CONFIG {}`"
 LEAVE = "take it out of its pool, with `shmr drive forget CONFIG {}`"
 DISCARD = "discard it"
+UNKNOWN = (
+    "what it leads to, `shmr-fsck decode --snapshot N` writes out, where N is the number of a "
+    "snapshot that is told of like this; or, if nothing was written since, empty the directories "
+    "of the workspace, and run `shmr-fsck rebuild-catalog` with all drives connected. `shmr-fsck "
+    "repair --discard-unknown` gives it up"
+)
 _LOST = -1
 Row = tuple[int, Archived]
 _Task = tuple[int, Archived, int]
@@ -267,13 +276,14 @@ class Fragments:
 
     def _strays(self) -> Iterator[Finding]:
         """Fragments that no row names, and that no shift can have left."""
-        view, explained = self._view, 0
+        view, explained, unknown = self._view, 0, gaps_in(self._reading.states)
         taken = max(view.store.next_number, self._reading.next_segment())
         for drive, there in self._there.items():
             if drive in self._hung:
                 continue
             try:
                 names = sorted(name for one in there.names() if (name := parse_name(one)))
+                copies = copies_in(there) if unknown else []
             except DriveError as error:
                 label = view.fragments.label(drive)
                 yield Finding(Kind.FRAGMENT_UNREADABLE, str(error), Where(label))
@@ -282,8 +292,16 @@ class Fragments:
             for file in newer:
                 message = f"{file} on {there.label} has a number that the log never gave"
                 yield Finding(Kind.ARCHIVE_NEWER, message, Where(there.label), ADVICE)
+            for number in copies:
+                if number in unknown:
+                    yield _unknown(
+                        segment_name(Stream.SNAPSHOT, number), Where(there.label, number)
+                    )
             for name in names:
                 if self._is_named(drive, name) or name.file in newer:
+                    continue
+                if name.segment in unknown:
+                    yield _unknown(name.file, Where(there.label, *name))
                     continue
                 why = self._strange(drive, name, taken)
                 if why is None:
@@ -318,3 +336,12 @@ class Fragments:
         if header.filesystem != self._view.filesystem:
             return f"it is of another filesystem, {header.filesystem.hex()}"
         return None
+
+
+def _unknown(file: str, where: Where) -> Finding:
+    """A file that a log that is lost may have known."""
+    message = (
+        f"{file} on {where.drive} is newer than what the workspace was made anew from, and may be "
+        f"all that is left of what came later; {UNKNOWN}"
+    )
+    return Finding(Kind.UNKNOWN_GENERATION, message, where)

@@ -142,6 +142,9 @@ class Kind(StrEnum):
     """A fragment that no row names, and that no shift can have left."""
     ARCHIVE_NEWER = "archive-newer"
     """An archive drive has what was written after all that the log knows of."""
+    UNKNOWN_GENERATION = "unknown-generation"
+    """A fragment or a copy of a snapshot was written behind what a workspace was made anew from,
+    and no row names it: it may be all that is left of what came later."""
     SNAPSHOT_COPIES = "snapshot-copies"
     """Too few drives of an archive pool have a whole copy of one and the same snapshot."""
     SNAPSHOT_COPY_DAMAGED = "snapshot-copy-damaged"

@@ -24,6 +24,7 @@ from shmr.fsck.patience import waited
 from shmr.fsck.window import Window
 from shmr.log import walk
 from shmr.log.store import segment_name
+from shmr.volume.gaps import Gaps, gaps_in
 from shmr.volume.membership import ArchivePool
 
 KEEP = "keep a new snapshot on m+1 drives of the pool"
@@ -51,18 +52,19 @@ def kept_findings(view: View, notes: list[str]) -> Iterator[Finding]:
 
 
 def _found(view: View, notes: list[str]) -> Iterator[Finding]:
-    least = _least(view)
+    least, unknown = _least(view), gaps_in(view.reading.states)
     held = next(view.reading.states(HELD), None) is not None
     if held and not view.mounted:
         notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
     # Whoever settles it keeps a new one, and what is there may be half of that.
     for pool in view.archives if not held else ():
-        yield from _in_pool(view.filesystem, pool, _wanted(pool, least))
+        yield from _in_pool(view.filesystem, pool, _wanted(pool, least), unknown)
 
 
 class _Copies(NamedTuple):
-    """The copies in a pool: `files` by drive and number, the `whole` snapshots of each drive, the
-    `newest` of them that is on as many drives as are `needed`, and on how many `drives` it is.
+    """The copies in a pool, but for those of an unknown generation: `files` by drive and number,
+    the `whole` snapshots of each drive, the `newest` of them that is on as many drives as are
+    `needed`, and on how many `drives` it is.
     """
 
     files: dict[bytes, dict[int, _File | None]]
@@ -77,9 +79,9 @@ def superseded(view: View) -> set[tuple[bytes, int]]:
     many drives as it should be. The next shift takes them away. Raises IntegrityError.
     """
     found: set[tuple[bytes, int]] = set()
-    least = _least(view)
+    least, unknown = _least(view), gaps_in(view.reading.states)
     for pool in view.archives:
-        copies = _copies(view.filesystem, pool, _wanted(pool, least), [])
+        copies = _copies(view.filesystem, pool, _wanted(pool, least), unknown, [])
         if copies.newest and copies.drives >= copies.needed:
             for drive_id, some in copies.files.items():
                 found |= {(drive_id, number) for number in some if number not in copies.newest}
@@ -102,13 +104,17 @@ def _wanted(pool: ArchivePool, least: Mapping[bytes, int]) -> int:
 
 
 def _copies(
-    filesystem: bytes, pool: ArchivePool, wanted: int, problems: list[tuple[str, str]]
+    filesystem: bytes,
+    pool: ArchivePool,
+    wanted: int,
+    unknown: Gaps,
+    problems: list[tuple[str, str]],
 ) -> _Copies:
     """`problems` gets drives that cannot be looked at, by their labels, and why."""
     files: dict[bytes, dict[int, _File | None]] = {}
     for drive_id, drive in pool.drives.items():
         try:
-            looking = Answer(f"check {drive.label}", partial(_on_drive, drive, filesystem))
+            looking = Answer(f"check {drive.label}", partial(_on_drive, drive, filesystem, unknown))
             files[drive_id] = waited(drive.label, looking)
         except DriveError as error:
             problems.append((drive.label, str(error)))
@@ -119,10 +125,10 @@ def _copies(
     return _Copies(files, whole, newest, counts[newest], needed)
 
 
-def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Finding]:
+def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int, unknown: Gaps) -> Iterator[Finding]:
     """`wanted`: how many drives of the pool have to have a copy."""
     problems: list[tuple[str, str]] = []
-    copies = _copies(filesystem, pool, wanted, problems)
+    copies = _copies(filesystem, pool, wanted, unknown, problems)
     for label, why in problems:
         yield Finding(Kind.SNAPSHOT_COPY_DAMAGED, why, Where(label), KEEP)
     newest = copies.newest
@@ -144,12 +150,14 @@ def _in_pool(filesystem: bytes, pool: ArchivePool, wanted: int) -> Iterator[Find
         yield Finding(Kind.SNAPSHOT_COPIES, message, Where(), KEEP)
 
 
-def _on_drive(drive: Drive, filesystem: bytes) -> dict[int, _File | None]:
+def _on_drive(drive: Drive, filesystem: bytes, unknown: Gaps) -> dict[int, _File | None]:
     """The copies on a drive, by the segment's number."""
-    return {number: _look(drive, filesystem, number) for number in _numbers(drive)}
+    numbers = [number for number in copies_in(drive) if number not in unknown]
+    return {number: _look(drive, filesystem, number) for number in numbers}
 
 
-def _numbers(drive: Drive) -> list[int]:
+def copies_in(drive: Drive) -> list[int]:
+    """The numbers of all copies on a drive, by their names. Raises DriveError."""
     return sorted(int(match[1]) for name in drive.names() if (match := _NAME.fullmatch(name)))
 
 

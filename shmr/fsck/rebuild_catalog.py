@@ -77,7 +77,7 @@ def rebuild_catalog(
     """Make the catalog of the filesystem that the configuration describes anew.
 
     `missing_are_lost`: without a workspace, go on although the newest snapshot may be on drives
-    that are not there. What they have is discarded when they come back.
+    that are not there. What only they know is left alone when they come back, and told of.
 
     Raises SetupError with what to do (it is mounted, nothing is found, ...), DriveError, NoSpace,
     IntegrityError, KeyboardInterrupt (somebody wants it to `stop`). Nothing that was there is lost

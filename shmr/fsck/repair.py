@@ -29,7 +29,7 @@ from shmr.fsck.archive import DISCARD
 from shmr.fsck.checking import check_view, not_opened
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind, Report, Where
 from shmr.fsck.kept import HELD
-from shmr.fsck.mending import copies, fragments
+from shmr.fsck.mending import copies, fragments, unknown
 from shmr.fsck.mending.mender import Mender
 from shmr.fsck.mending.rows import mend_rows
 from shmr.fsck.opening import View, opened, view_of
@@ -41,7 +41,7 @@ from shmr.volume.cleaner import run_inline
 from shmr.volume.recover import recover
 from shmr.volume.volume import Volume, nothing_first
 
-MENDERS: tuple[Mender, ...] = (*fragments.MENDERS, *copies.MENDERS)
+MENDERS: tuple[Mender, ...] = (*unknown.MENDERS, *fragments.MENDERS, *copies.MENDERS)
 """In the order in which they are asked, behind the rows."""
 _DERIVED = frozenset((Kind.USAGE_WRONG, Kind.COOKIE_WRONG))
 """What follows from other rows: a catalog made from the log has it right."""
@@ -60,6 +60,7 @@ def repair(
     *,
     dry_run: bool = False,
     cut_log: bool = False,
+    discard_unknown: bool = False,
     limit_rate: int | None = None,
     watcher: Watcher | None = None,
     stop: Stop = nobody_stops,
@@ -67,24 +68,27 @@ def repair(
     """Put right what can be; a dry run only says what would be done, in the notes of the report.
 
     `cut_log`: where durable frames of the log are missing, what comes after them is given up; else
-    nothing is repaired then. `limit_rate` is for what is written to archive drives, in bytes per
-    second. Raises SetupError where it is mounted or cannot be looked at, DriveError, NoSpace.
+    nothing is repaired then. `discard_unknown`: what is newer than what the workspace was made anew
+    from, and that no row names, is given up; else it is left alone. `limit_rate` is for what is
+    written to archive drives, in bytes per second. Raises SetupError where it is mounted or cannot
+    be looked at, DriveError, NoSpace.
     """
     config = load(config_path)
     terms = Terms(watcher, stop, limit_rate, dry_run)
+    look = partial(_look, config, terms, discard_unknown=discard_unknown)
     # Who a drive is comes before all that is on it.
     nameless = identity.nameless(config)
     if nameless and not dry_run:
         identity.restore(config)
     notes: list[str] = []
     try:
-        before, from_log, unsettled = _look(config, terms)
+        before, from_log, unsettled = look()
         if unsettled and not before.stopped:
             notes.append(f"{_to_do(dry_run)}: settle what was moved when something was cut off")
             if not dry_run:
                 # Half of a snapshot's copies may be there: they are looked at behind it.
                 stopped = _settle(config, terms, notes)
-                before, from_log, _ = _look(config, terms)
+                before, from_log, _ = look()
                 before.stopped |= stopped
     except SetupError as error:
         before, from_log = not_opened("repair", config, nameless, error), False
@@ -105,7 +109,7 @@ def repair(
         except Stopped:
             left.stopped = True
             break
-        last, (left, from_log, _) = left, _look(config, terms)
+        last, (left, from_log, _) = left, look()
         full = any(count > KEPT_PER_KIND for count in last.counts.values())
         if not full or left.stopped or left.counts.total() >= last.counts.total():
             break
@@ -143,7 +147,7 @@ def propose(report: Report, *, from_log: bool, cut_log: bool = False) -> list[Ac
     return actions
 
 
-def _look(config: Config, terms: Terms) -> tuple[Report, bool, bool]:
+def _look(config: Config, terms: Terms, *, discard_unknown: bool) -> tuple[Report, bool, bool]:
     """What is wrong, and whether the catalog is to be made from the log anew; then, unless it is
     a dry run, the one that is there was set aside. And: is anything held that was moved?
     """
@@ -157,6 +161,11 @@ def _look(config: Config, terms: Terms) -> tuple[Report, bool, bool]:
             return report, False, unsettled
         from_log = any(kind in KINDS for kind in report.counts) and _log_is_better(view, report)
         report.findings = [decided(finding, from_log=from_log) for finding in report.findings]
+        if discard_unknown:
+            report.findings = [
+                replace(f, remedy=DISCARD) if f.kind in unknown.KINDS else f
+                for f in report.findings
+            ]
         if from_log and not terms.dry_run:
             # Under the locks. The next opening makes it anew, also after this was cut off.
             catalog_store.set_aside(Path(config.catalog))

@@ -13,6 +13,7 @@ from shmr.testing.drive import SimulatedDrive
 from shmr.testing.trial import scratch
 from shmr.testing.zoned import ZonedDrive
 from shmr.volume.cleaner import run_inline
+from shmr.volume.gaps import Gaps
 from tests.archive.site import Site, pool_of, small_limits
 
 
@@ -50,11 +51,11 @@ def test_older_copies_stay_until_the_newer_are_whole(place: Path) -> None:
     size = work.size(newer)
     for drive, length in zip(bare, (size, size - 512), strict=False):
         copied(work, newer, drives[drive], length)
-    tidy(volume.context.fragments, pool)
+    tidy(volume.context.fragments, pool, Gaps())
     assert kept(site, pool) == older
     # Whole on both: now the older go.
     for drive in bare[:2]:
         copied(work, newer, drives[drive], size)
-    tidy(volume.context.fragments, pool)
+    tidy(volume.context.fragments, pool, Gaps())
     assert kept(site, pool) == {bare[0]: [newer], bare[1]: [newer]}
     volume.close()

@@ -40,6 +40,7 @@ class RepairLibrary(Protocol):
         *,
         dry_run: bool,
         cut_log: bool,
+        discard_unknown: bool,
         limit_rate: int | None,
         watcher: Watcher | None,
         stop: Stop,
@@ -61,6 +62,12 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="where durable frames of the log are missing, give up what came after them",
     )
+    parser.add_argument(
+        "--discard-unknown",
+        action="store_true",
+        help="discard what archive drives have that is newer than what a lost workspace was made "
+        "anew from, and that no file leads to",
+    )
     add_options(parser.add_argument)
     parser.set_defaults(run=run)
 
@@ -71,7 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
     report = followed(
         "repair",
         arguments,
-        lambda asked: library.repair(arguments.config, cut_log=arguments.cut_log, **asked),
+        lambda asked: library.repair(
+            arguments.config,
+            cut_log=arguments.cut_log,
+            discard_unknown=arguments.discard_unknown,
+            **asked,
+        ),
     )
     if arguments.json:
         print(report_json(report))

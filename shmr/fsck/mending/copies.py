@@ -151,7 +151,8 @@ def _snapshot(volume: Volume, pools: Sequence[Pool], notes: list[str]) -> Work[N
     segments = newest_snapshot(store)
     for pool in pools:
         try:
-            yield partial(keep_snapshot, store, segments, volume.context.fragments, pool)
+            unknown = volume.archive.gaps()
+            yield partial(keep_snapshot, store, segments, volume.context.fragments, pool, unknown)
         except NoPlace as error:
             notes.append(str(error))
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from shmr.archive.keep import keeps_snapshot
+from shmr.archive.keep import copies_on, copy_number, keeps_snapshot
 from shmr.archive.leave import take_from
 from shmr.config import load
 from shmr.core.placement import DriveState
@@ -155,6 +155,12 @@ def _problems(volume: Volume, rows: Mapping[int, Archived], found: FoundDrive) -
             else f", and without it could lose {_count(min(lefts), 'more drive', 'only ')}"
         )
         problems.append(text)
+    unknown = _unknown(volume, found)
+    if unknown:
+        problems.append(
+            f"{_count(unknown, 'file')} on it may be all that is left of a workspace that was lost "
+            "(`shmr-fsck check` tells of them)"
+        )
     left = len(found.pool.drives) - 1
     if left < found.pool.width:
         problems.append(
@@ -162,6 +168,16 @@ def _problems(volume: Volume, rows: Mapping[int, Archived], found: FoundDrive) -
             f"{found.pool.width} to be written to"
         )
     return problems
+
+
+def _unknown(volume: Volume, found: FoundDrive) -> int:
+    """How many files on the drive nothing but a log that is lost may have known."""
+    gaps, fragments = volume.archive.gaps(), volume.context.fragments
+    if not gaps or found.there is None:
+        return 0
+    copies = sum(copy_number(name) in gaps for name in copies_on(found.there))
+    there = volume.archive.unknown_in(fragments.scan())
+    return copies + sum(drive == found.drive for drive, _ in there)
 
 
 def _count(number: int, noun: str, only: str = "") -> str:
