@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 
 def holder_of(path: str) -> str:
-    """The process that holds the lock of the file at `path`, as words: pid and command.
+    """The process that holds the lock of the file at `path`, as words: pid and program.
 
     "another process" where it cannot be told: it is in another container, or ended just now.
     """
+    pid = pid_of(path)
+    program = ""
+    with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+        program = stream.read().strip()
+    if not pid:
+        return "another process"
+    return f"process {pid} ({program})" if program else f"process {pid}"
+
+
+def pid_of(path: str) -> int:
+    """Of the process that holds the lock of the file at `path`; 0 where it cannot be told."""
     try:
         facts = os.stat(path, follow_symlinks=False)
-        pid = _pid(facts.st_dev, facts.st_ino)
-        if pid:
-            with open(f"/proc/{pid}/cmdline", "rb") as stream:
-                words = stream.read().decode(errors="replace").split("\0")
-            command = " ".join(word for word in words if word)
-            return f"process {pid} ({command})" if command else f"process {pid}"
+        return _pid(facts.st_dev, facts.st_ino)
     except OSError:
-        pass
-    return "another process"
+        return 0
 
 
 def _pid(device: int, inode: int) -> int:

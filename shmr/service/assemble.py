@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -15,7 +17,7 @@ from shmr.catalog import store as catalog_store
 from shmr.codec import self_test
 from shmr.config import Config, DriveConfig, PoolConfig
 from shmr.drive.directory import DirectoryDrive
-from shmr.drive.holder import holder_of
+from shmr.drive.holder import holder_of, pid_of
 from shmr.drive.impatient import CLOSING_S, Answer, ImpatientDrive
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError, SetupError
@@ -31,6 +33,8 @@ from shmr.volume.volume import First, MakeWriter, Volume, nothing_first, open_vo
 logger = logging.getLogger(__name__)
 
 _CLOCK_REALTIME_COARSE = 5
+_DAEMON = b"shmr.service.mounted.daemon"
+"""The module of a mount; its one argument says what is mounted where."""
 
 
 def kernel_time_ns() -> int:
@@ -217,10 +221,26 @@ def _lock_workspace(drive: DirectoryDrive, config: Config) -> None:
     except DriveError as error:
         raise SetupError(f"{error}; is the drive writable?") from error
     if not held:
+        place = _mounted_by(pid_of(drive.label))
+        if place:
+            raise InUse(
+                f"filesystem {config.filesystem!r} is in use: {holder_of(drive.label)} has it "
+                f"mounted at {place}; run `shmr umount {shlex.quote(place)}` first"
+            )
         raise InUse(
-            f"filesystem {config.filesystem!r} is in use: {holder_of(drive.label)} holds "
-            f"{drive.label}; it is mounted already (see `findmnt -t fuse.shmr`) or being worked on"
+            f"filesystem {config.filesystem!r} is in use: {holder_of(drive.label)} works on it; "
+            "wait until that has ended"
         )
+
+
+def _mounted_by(pid: int) -> str:
+    """Where this process, a daemon of ours, has a filesystem mounted; nothing if it is none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        place = json.loads(words[words.index(_DAEMON) + 1])["mountpoint"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # it is another program, or ended
+    return place if isinstance(place, str) else ""
 
 
 def create_filesystem(config: Config) -> None:
