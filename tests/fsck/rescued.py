@@ -11,6 +11,7 @@ import os
 import random
 import stat
 from pathlib import Path
+from unittest.mock import patch
 
 from shmr import service
 from shmr.config import load
@@ -55,9 +56,14 @@ Shown = tuple[str, int, int, int, int, int, bytes, tuple[tuple[bytes, bytes], ..
 
 
 class Rescued:
-    """The filesystem. `archived` are the paths that were moved, `tree` all of them."""
+    """The filesystem. `archived` are the paths that were moved, `tree` all of them.
 
-    def __init__(self, base: Path, scheme: str, *, spare: int = 0) -> None:
+    `ids`: what its drives are called is drawn by this, and so is what goes where; else by chance.
+    """
+
+    def __init__(
+        self, base: Path, scheme: str, *, spare: int = 0, ids: random.Random | None = None
+    ) -> None:
         self.base = base
         self.config = base / "config.yaml"
         count = WIDTHS[scheme] + spare
@@ -67,7 +73,8 @@ class Rescued:
             Path(path).mkdir()
         drives = "\n".join(f"      - {{path: cold{i}, size: 64MiB}}" for i in range(count))
         self.config.write_text(CONFIG.format(scheme=SCHEMES[scheme], drives=drives))
-        service.create(self.config)
+        with patch("os.urandom", os.urandom if ids is None else ids.randbytes):
+            service.create(self.config)
         self.tree: dict[bytes, Shown] = {}
 
     def fill(self, *, seed: int = 1, later: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rescued]:
 
     def make(scheme: str) -> Rescued:
         if scheme not in known:
-            known[scheme] = Rescued(tmp_path_factory.mktemp("drives"), scheme)
+            base = tmp_path_factory.mktemp("drives")
+            known[scheme] = Rescued(base, scheme, ids=random.Random(f"{scheme} 0"))
             known[scheme].fill(later=True)
         return known[scheme]
 
