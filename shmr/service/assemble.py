@@ -25,6 +25,7 @@ from shmr.log.gather import PATIENCE
 from shmr.log.log import Parallel, in_sequence
 from shmr.log.reader import Background
 from shmr.service.last_seen import last_seen, note_places
+from shmr.service.lineage import keep_unknown, refuse_older
 from shmr.units import NS_PER_S
 from shmr.volume.known_pools import reconcile
 from shmr.volume.membership import FIRST_SUPERBLOCK, Membership, PoolDrives, create, identify
@@ -334,6 +335,14 @@ def open_filesystem(
         first=first,
         cut_log=cut_log,
     )
+    try:
+        if cut_log:
+            keep_unknown(volume)
+        elif not read_only:
+            refuse_older(volume)
+    except BaseException:
+        volume.abandon()
+        raise
     if not read_only:
         note_places(config.catalog, {one: d.label for one, d in membership.archive.items()})
     try:
