@@ -104,6 +104,8 @@ def repair(
     notes = []
     left = before
     while True:
+        if not propose(left, from_log=from_log, cut_log=cut_log):
+            break
         try:
             _carry_out(config, left, terms, notes)
         except Stopped:
