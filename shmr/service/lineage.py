@@ -26,8 +26,8 @@ def refuse_older(volume: Volume) -> None:
 
 
 def keep_unknown(volume: Volume) -> None:
-    """The end of the log was given up: what archive drives hold of it is left alone, and its numbers
-    are not given again. Durable when this returns. Blocking; raises NoSpace, DriveError."""
+    """The end of the log was given up: what archive drives hold of it is left alone, and its
+    numbers are not given again. Durable when this returns. Blocking; raises NoSpace, DriveError."""
     if volume.taken is None:
         return
     end = max(_numbers(volume, volume.taken), default=volume.taken - 1) + 1

@@ -172,7 +172,7 @@ def test_a_mount_without_a_workspace_says_what_to_do(made: Directories) -> None:
     assert rebuild_catalog(made.config).report.exit_code == 1
     shutil.rmtree(made.workspace[1])
     made.workspace[1].mkdir()
-    with pytest.raises(SetupError, match="`shmr-fsck rebuild-drive CONFIG .*`$"):
+    with pytest.raises(SetupError, match=r"`shmr-fsck rebuild-drive CONFIG .*`$"):
         made.tree()
 
 

@@ -11,8 +11,8 @@ from shmr import service
 from shmr.config import load
 from shmr.errors import SetupError
 from shmr.fsck import checking as check
-from shmr.fsck.repair import repair
 from shmr.fsck.rebuild_catalog import rebuild_catalog
+from shmr.fsck.repair import repair
 from shmr.service.lineage import keep_unknown, refuse_older
 from shmr.service.offline import unmounted
 from tests.place import Place

@@ -110,8 +110,8 @@ def told(done: Rebuilt) -> str:
     if done.unused_bytes:
         lines.append(
             f"{format_size(done.unused_bytes)} were archived behind the snapshot of files that it "
-            "has whole: they are left out, and left on the drives (`shmr-fsck check` tells of them); "
-            "the files are as they were then"
+            "has whole: they are left out, and left on the drives (`shmr-fsck check` tells of "
+            "them); the files are as they were then"
         )
     if done.source:
         made = "would be" if done.dry_run else "are"
