@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
+from shmr.archive.newer import ADVICE
+from shmr.fsck.archive import UNKNOWN
 from shmr.fsck.findings import Finding, Kind, Report
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.tables.flaw import KINDS
@@ -31,6 +33,10 @@ def next_step(report: Report, config_path: str | os.PathLike[str]) -> str:
 def _commands(report: Report, config: str) -> Iterator[str]:
     """In the order in which they are to be run."""
     mendable = {f.kind for f in report.findings if not f.is_loss}
+    if Kind.ARCHIVE_NEWER in report.counts:
+        # Anything else would be done to a workspace that is not the one to go on with.
+        yield ADVICE
+        return
     if Kind.SUPERBLOCK_DAMAGED in mendable:
         yield f"`shmr-fsck repair {config}`, and `shmr-fsck check {config}` again"
         return
@@ -63,6 +69,8 @@ def _missing(found: Iterable[Finding], config: str) -> str:
 def _by_hand(report: Report, config: str) -> str:
     """Where no command mends it."""
     losses = [finding for finding in report.findings if finding.is_loss]
+    if losses and all(finding.kind is Kind.UNKNOWN_GENERATION for finding in losses):
+        return f"next: {UNKNOWN}"
     if any(finding.where.inode is None for finding in losses):
         return "next: see what is told of each"
     if len(losses) == len(report.findings):

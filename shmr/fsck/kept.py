@@ -55,7 +55,10 @@ def _found(view: View, notes: list[str]) -> Iterator[Finding]:
     least, unknown = _least(view), gaps_in(view.reading.states)
     held = next(view.reading.states(HELD), None) is not None
     if held and not view.mounted:
-        notes.append("a shift was cut off; the next `shmr-compact` settles what it moved")
+        notes.append(
+            "what was moved last is kept in its old place too, until the next mount or "
+            "`shmr-compact` has settled it"
+        )
     # Whoever settles it keeps a new one, and what is there may be half of that.
     for pool in view.archives if not held else ():
         yield from _in_pool(view.filesystem, pool, _wanted(pool, least), unknown)

@@ -77,7 +77,7 @@ def _head(report: Report) -> str:
 
 
 def _told(finding: Finding, title: str, foretold: bool) -> list[str]:
-    if title != "repaired" and finding.remedy is None:
+    if title != "repaired" and finding.remedy is None and finding.where.inode is not None:
         return [f"  lost: {finding.message}"]
     lines = [f"  {finding.message}"]
     if title != "repaired" and foretold:
