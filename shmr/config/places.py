@@ -16,6 +16,20 @@ from shmr.config.document import Problems
 from shmr.config.values import PoolConfig
 
 
+def default_catalog(workspace: PoolConfig) -> Path:
+    """Where the catalog is if nothing is said: on the first drive of the workspace that is there.
+
+    So a mirror that has lost its first drive goes on: the catalog is made anew from the log. Where
+    none is there, on the first.
+    """
+    there = (
+        drive
+        for drive in workspace.drives
+        if os.path.isdir(drive.path) and (not drive.mounted or os.path.ismount(drive.path))
+    )
+    return next(there, workspace.drives[0]).path / "catalog"
+
+
 def check_places(
     pools: Sequence[PoolConfig],
     catalog: Path | None,

@@ -20,7 +20,7 @@ from shmr.config.document import (
     parse_document,
 )
 from shmr.config.fields import FieldReader
-from shmr.config.places import check_places, check_status_file
+from shmr.config.places import check_places, check_status_file, default_catalog
 from shmr.config.rules import check_rules, read_rules
 from shmr.config.values import (
     CODES,
@@ -103,7 +103,7 @@ class _Reader(FieldReader):
         workspace = next((pool for pool in pools if pool.priority == 0), None)
         catalog = self.path_of(fields, "catalog", "")
         if catalog is None and workspace and workspace.drives:
-            catalog = workspace.drives[0].path / "catalog"
+            catalog = default_catalog(workspace)
         check_places(pools, catalog, self.problems)
         check_rules(pools, self.problems)
         status_file = self.path_of(fields, "status_file", "")

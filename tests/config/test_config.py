@@ -92,6 +92,19 @@ def test_a_whole_configuration_says_what_it_says() -> None:
     assert [drive.path.name for drive in archive.drives] == ["smr-1", "smr-2", "smr-3"]
 
 
+def test_the_catalog_is_on_the_first_drive_that_is_there(tmp_path: Path) -> None:
+    drives = [str(tmp_path / name) for name in "ab"]
+    text = one_pool(drives=drives, scheme={"mirror": 2})
+    assert config(text).catalog == tmp_path / "a" / "catalog"
+    (tmp_path / "b").mkdir()
+    assert config(text).catalog == tmp_path / "b" / "catalog"
+    (tmp_path / "a").mkdir()
+    assert config(text).catalog == tmp_path / "a" / "catalog"
+    mounted = [{"path": drives[0], "mounted": True}, drives[1]]
+    text = one_pool(drives=mounted, scheme={"mirror": 2})
+    assert config(text).catalog == tmp_path / "b" / "catalog"
+
+
 def test_what_is_left_out_has_a_default() -> None:
     small = config(one_pool())
     assert small.catalog == Path("/mnt/a/catalog")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shmr.config import load
+from shmr.config import Config, load
 from shmr.errors import SetupError
 from shmr.fuse import device
 from shmr.fuse.options import parse_options
@@ -49,8 +49,23 @@ def mount(
         run(order)
         return
     log = config.catalog.with_name(config.catalog.name + ".log")
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_room(config, log.parent)
     _start(order, log)
+
+
+def _make_room(config: Config, directory: Path) -> None:
+    """Make the directory that the log goes to, but never a drive: what is not there is missing.
+
+    Raises SetupError.
+    """
+    for drive in config.workspace.drives:
+        if directory.is_relative_to(drive.path) and not drive.path.is_dir():
+            raise SetupError(
+                f"drive {drive.path}: No such file or directory, and the catalog is on it; mount "
+                "its disk, or name another place for the catalog (`catalog:`): it is made anew "
+                "there from the log"
+            )
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _clear(place: str) -> None:
