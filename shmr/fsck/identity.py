@@ -89,9 +89,10 @@ def nameless(config: Config) -> list[Nameless]:
 
 def tell(report: Report, found: Sequence[Nameless]) -> None:
     """Drives that are there are not told of as missing, but of what keeps them from being used."""
-    there = {one.drive.hex() for one in found}
+    there = {one.drive.hex() for one in found} | {one.finding.where.drive for one in found}
     labels = {f"archive drive {one.finding.where.drive} " for one in found}
-    report.notes = [n for n in report.notes if not any(one in n for one in there | labels)]
+    labels |= {one.drive.hex() for one in found}
+    report.notes = [n for n in report.notes if not any(one in n for one in labels)]
     for finding in [*report.findings]:
         if finding.kind is Kind.DRIVE_MISSING and finding.where.drive in there:
             report.findings.remove(finding)

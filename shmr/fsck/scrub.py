@@ -22,6 +22,7 @@ from shmr.codec.allocator import keep_freed_memory
 from shmr.config import Config, load
 from shmr.drive.holder import holder_of
 from shmr.errors import SetupError, ShmrError
+from shmr.fsck import identity
 from shmr.fsck.findings import Report
 from shmr.fsck.opening import opened
 from shmr.fsck.scrubbing import note as notes
@@ -71,6 +72,7 @@ def scrub(
     report = Report("scrub", config.filesystem)
     terms = Terms(stop, _shared(pace(limit_rate, stop)), patience_of(config), mounted=False)
     with _alone(catalog):
+        nameless = identity.nameless(config)
         scrubbing, view_mounted = _read(
             config, report, terms, (pool, drive), since_s=since_s, watcher=watcher
         )
@@ -81,6 +83,10 @@ def scrub(
             coverage = scrubbing.finish()
         else:
             coverage = _mended(config, report, scrubbing, _control(watcher, stop, limit_rate))
+    if nameless:
+        identity.tell(report, nameless)
+        first = "unmount it (`shmr umount`), then " if report.mounted else ""
+        report.next_step = f"next: {first}`shmr-fsck repair {config.path}`, and scrub again"
     names = {WORKSPACE: config.workspace.name}
     return Scrubbed(report, tuple(replace(c, pool=names.get(c.pool, c.pool)) for c in coverage))
 

@@ -15,6 +15,7 @@ from shmr.fsck import identity
 from shmr.fsck.checking import check
 from shmr.fsck.findings import Exit, Kind
 from shmr.fsck.repair import repair
+from shmr.fsck.scrub import scrub
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import PowerCut
 from shmr.testing.trial import files_of, lay_down, scratch
@@ -74,6 +75,10 @@ def test_a_superblock_is_written_anew(
                 assert report.next_step.startswith(f"next: `shmr-fsck repair {config}`")
                 told = repair(config, dry_run=True)
                 assert told.exit_code is Exit.LEFT and told.counts == report.counts
+                if label not in [drive.label for drive in world.drives[:copies]]:
+                    read = scrub(config).report
+                    assert set(read.counts) == {Kind.SUPERBLOCK_DAMAGED}
+                    assert f"`shmr-fsck repair {config}`" in read.next_step
                 for word in ("rebuild-drive", "out of the config", "is missing"):
                     assert word not in show_report(report) + show_report(told, foretold=True)
                 assert how == "gone" or content_of(drive, FIRST) == content
