@@ -41,6 +41,7 @@ from shmr.log.reader import LogReader
 from shmr.log.store import SegmentStore
 from shmr.service.following import Stop, Watcher, nobody_stops
 
+_POOLS_MAX = 20
 _NEEDED_MAX = 100
 
 
@@ -229,6 +230,7 @@ def looked_at(
     gather = Gather(fragments, deadline_s=deadline_s)
     try:
         with open_reading(catalog, live=False) as reading:
+            done.report.notes += _schemes(foreign, reading)
             held = sum(map(_held_bytes, {*foreign.workspace, *foreign.archive.values()}))
             contents = Contents(reading, LogReader(store, None, gather), foreign.label, held)
             yield Found(foreign, salvaged, reading, contents)
@@ -283,6 +285,22 @@ def _note_source(done: Decoded, salvaged: Salvaged) -> None:
         report.find(Finding(Kind.NAMES_LOST, message))
 
 
+def _schemes(foreign: Foreign, reading: Reading) -> list[str]:
+    """With which k and m archive pools hold what they hold: a sentence for each."""
+    found: dict[str, set[tuple[int, int]]] = {}
+    for _, archived in reading.archived_segments():
+        names = (foreign.pools.get(placed.drive) for placed in archived.fragments)
+        name = next(filter(None, names), None)
+        if name is not None and (name in found or len(found) < _POOLS_MAX):
+            schemes = found.setdefault(name, set())
+            if len(schemes) < _POOLS_MAX:
+                schemes.add((archived.k, archived.m))
+    return [
+        f"pool {name!r}: k+m is {' or '.join(f'{k}+{m}' for k, m in sorted(schemes))}"
+        for name, schemes in sorted(found.items())
+    ]
+
+
 def _gmtime(time_ns: int) -> time.struct_time:
     try:
         return time.gmtime(time_ns // 10**9)
@@ -335,7 +353,7 @@ def write_out(found: Found, wanted: Wanted, extractor: Extractor, done: Decoded)
     walk = Walk(reading, report.find)
     for what, name, inode in walk.steps(top, called, prefix):
         extractor.begin(walk.path, inode)
-        # The top of the filesystem has no name: the destination stands for it, and stays as it is.
+        # The top of the filesystem has no name: the destination stands for it.
         kept = bool(name)
         if what is What.ENTER:
             if kept and not extractor.enter(name, inode):
@@ -343,6 +361,8 @@ def write_out(found: Found, wanted: Wanted, extractor: Extractor, done: Decoded)
         elif what is What.LEAVE:
             if kept:
                 extractor.leave(inode, xattrs_of(reading, inode.number))
+            elif inode.number == ROOT:
+                extractor.leave_top(inode, xattrs_of(reading, ROOT))
         elif stat.S_ISREG(inode.mode):
             parts = _accounted(found, inode, done.needed)
             extractor.file(name, inode, parts, xattrs_of(reading, inode.number))

@@ -123,8 +123,13 @@ class Extractor:
     # -- directories --------------------------------------------------------------------------
 
     def top(self) -> None:
-        """What is entered next is the destination itself, which stays as it is."""
+        """What is entered next is the destination itself."""
         self._open.append(os.dup(self._scratch.top))
+
+    def leave_top(self, inode: Inode, xattrs: Iterable[Xattr]) -> None:
+        """The destination is finished. It gets attributes only if it was made for this."""
+        mode = inode.mode | stat.S_IRWXU  # there is still something to be removed from it
+        self.leave(inode._replace(mode=mode) if self._scratch.made else None, xattrs)
 
     def enter(self, name: bytes, inode: Inode) -> bool:
         """Go into a directory, made if it is not there. False if nothing can be written there."""

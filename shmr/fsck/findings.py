@@ -287,8 +287,8 @@ class Report:
 
     @property
     def exit_code(self) -> Exit:
-        if self.counts:
-            return Exit.LEFT
         if self.stopped:
             return Exit.INTERRUPTED
+        if self.counts:
+            return Exit.LEFT
         return Exit.REPAIRED if self.repaired_counts else Exit.CLEAN

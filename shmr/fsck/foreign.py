@@ -174,7 +174,16 @@ def recognized(
                     f"{one.drive.label}: in use by another process (mounted?); what is written "
                     "meanwhile may be missed or look damaged"
                 )
+    notes += map(_described, mine)
     return _sorted(chosen, mine, findings, notes)
+
+
+def _described(one: Known) -> str:
+    """What a drive is: who has lost the configuration writes a new one from this."""
+    what = "a drive of the workspace" if one.workspace else "an archive drive"
+    if one.block is None:
+        return f"{one.drive.label}: {what}"
+    return f"{one.drive.label}: {what}, of pool {_shown(one.block.pool_name)!r}"
 
 
 def _chosen(known: Sequence[Known], text: str | None, findings: Sequence[Finding]) -> bytes:

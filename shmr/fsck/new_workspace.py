@@ -101,7 +101,8 @@ def stage_of(drives: Sequence[Drive], besides: Collection[str] = ()) -> Stage:
         if strangers and not whole:
             raise SetupError(
                 f"{drive.label}: not empty (found {min(strangers)!r}), and no superblock says "
-                "whose it is; a new workspace is only made on empty directories"
+                "whose it is; a new workspace is only made on empty directories. Do not empty it "
+                "before its files are out: `shmr-fsck decode --drives PATH...` reads it as it is"
             )
     if len(whole) == len(drives):
         return Stage.THERE

@@ -339,7 +339,9 @@ def _refuse_strangers(drives: Drives, catalog: Path) -> None:
             besides=(*begun, *(allowed if own else ()))
         ):
             raise SetupError(
-                f"{drive.label}: not empty; a new workspace is only made on empty directories"
+                f"{drive.label}: not empty; a new workspace is only made on empty directories. Do "
+                "not empty it before its files are out: `shmr-fsck decode --drives PATH...` reads "
+                "it as it is"
             )
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shmr.errors import SetupError
@@ -30,6 +30,8 @@ class Scratch:
     inside: int
     name: str
     label: str
+    made: bool = False
+    """Was the directory made for this?"""
 
     @property
     def catalog(self) -> Path:
@@ -44,13 +46,15 @@ def destination(path: str) -> Iterator[Scratch]:
 
     What a run left that was killed goes first. Raises SetupError.
     """
+    made = True
     try:
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        made = False
     except OSError as error:
         raise SetupError(f"--to {path}: {error.strerror}; give a directory") from error
     with scratch_in(path, "decode", "--to") as scratch:
-        yield scratch
+        yield replace(scratch, made=made)
 
 
 @contextmanager
