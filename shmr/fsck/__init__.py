@@ -1,13 +1,13 @@
-"""`shmr-fsck`: what is reached for when something broke.
+"""`shmr-fsck`: what is reached for when something broke. A room for each thing that it does:
 
-    check            what is wrong, from metadata alone          `checking`: `tables`, `places`
-    scrub            every byte read and verified                `scrub`
-    repair           what redundancy allows is put right         `repair`
-    rebuild-drive    what was on a lost drive, written anew      `rebuild_drive`
-    rebuild-catalog  the catalog from log, snapshot and footers  `rebuild_catalog`
-    decode           files out of drives, and nothing else       `decode`
-    drill            a rehearsal that touches nothing            `drill`
+    checking/     what is wrong, from metadata alone: the catalog against itself, and against drives
+    scrubbing/    every byte read and verified, in the order of the disk
+    mending/      what was found is put right, looked at again, and counted only then
+    salvaging/    a catalog out of drives that nobody vouches for; the ground of the next three
+    rebuilding/   what is lost made anew: a drive, the catalog, the workspace
+    decoding/     files out of drives, and nothing else
+    rehearsing/   a loss rehearsed, without touching anything
 
-Stands on `shmr.service` and everything below it. What is wrong is told in one language, that of
-`findings`.
+Shared by all: `findings`, the one language in which they report; `opening`, the filesystem as they
+see it; `naming`, paths for what is found; `advice`, the command that is next.
 """

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 
 from shmr.archive.newer import ADVICE
-from shmr.fsck.archive import UNKNOWN
+from shmr.fsck.checking.archive import UNKNOWN
+from shmr.fsck.checking.tables.flaw import KINDS
 from shmr.fsck.findings import Finding, Kind, Report
 from shmr.fsck.mending import copies, fragments
-from shmr.fsck.tables.flaw import KINDS
 
 _REPAIRED = KINDS.union(
     (Kind.CATALOG_DOUBTFUL, Kind.LOG_CORRUPT),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from shmr.format.records import Stream
 from shmr.format.rows import Table, split_key
+from shmr.fsck.checking.tables.check import tables
 from shmr.fsck.opening import view_of
-from shmr.fsck.tables.check import tables
 from shmr.volume.volume import Volume
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from crc32c import crc32c
 
 from shmr.errors import ShmrError
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Report
-from shmr.fsck.repair import repair
-from shmr.fsck.scrub import scrub
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.scrubbing.scrub import scrub
 from shmr.testing.drive import World
 from shmr.testing.trial import Files, lay_down
 from tests.fsck.harmless import Ground, reason

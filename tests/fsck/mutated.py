@@ -28,9 +28,9 @@ from shmr.format.fragment import BLOCK, decode_header
 from shmr.format.frame import Kind
 from shmr.format.rows import ROOT
 from shmr.format.superblock import Superblock
-from shmr.fsck.decode import decoded, listed
-from shmr.fsck.foreign import recognized
-from shmr.fsck.untrusted import OnlyRead
+from shmr.fsck.decoding.decode import decoded, listed
+from shmr.fsck.salvaging.foreign import recognized
+from shmr.fsck.salvaging.untrusted import OnlyRead
 from shmr.testing.trial import FILESYSTEM
 from tests.archive.site import ME, Site, pool_of, small_limits
 from tests.fsck.forged import bent_superblock

@@ -21,9 +21,9 @@ from shmr.format.frame import Kind as FrameKind
 from shmr.format.frame import header_size
 from shmr.format.records import Stream
 from shmr.format.superblock import decode as decode_superblock
+from shmr.fsck.checking.places import places
 from shmr.fsck.findings import Finding, Kind
 from shmr.fsck.opening import View, view_of
-from shmr.fsck.places import places
 from shmr.log import walk
 from shmr.log.store import Segment, segment_name
 from shmr.testing.drive import SimulatedDrive, World

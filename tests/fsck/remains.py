@@ -16,8 +16,8 @@ from shmr.errors import NoSpace
 from shmr.format import superblock
 from shmr.format.rows import Place, Table, split_key
 from shmr.format.superblock import Superblock
-from shmr.fsck.new_workspace import Layout, NewWorkspace, Stage, stage_of
-from shmr.fsck.salvage import Salvaged, salvage
+from shmr.fsck.rebuilding.new_workspace import Layout, NewWorkspace, Stage, stage_of
+from shmr.fsck.salvaging.salvage import Salvaged, salvage
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.trial import FILESYSTEM
 from shmr.testing.workload import MAINTENANCE, Generator, Operation, Performer

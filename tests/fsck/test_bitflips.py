@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shmr.fsck.checking import check
-from shmr.fsck.scrub import scrub
+from shmr.fsck.checking.check import check
+from shmr.fsck.scrubbing.scrub import scrub
 from shmr.testing.trial import scratch
 from tests.fsck import flipping
 from tests.fsck.harmless import ground_of

@@ -12,7 +12,7 @@ from shmr.catalog import store
 from shmr.cli.fsck.main import main
 from shmr.format.frame import Kind as FrameKind
 from shmr.format.rows import Row, Table
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Exit, Kind, Report
 from shmr.log import walk
 from shmr.testing.trial import files_of, lay_down, scratch

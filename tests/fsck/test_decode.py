@@ -16,7 +16,7 @@ import pytest
 
 from shmr.cli.fsck.main import main
 from shmr.errors import SetupError
-from shmr.fsck.decode import Listed, decode, listing
+from shmr.fsck.decoding.decode import Listed, decode, listing
 from shmr.fsck.findings import Kind
 from tests.fsck.rescued import SCHEMES, M, Rescued, Shown, tree_at, unprivileged
 

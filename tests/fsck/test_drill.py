@@ -17,9 +17,9 @@ from shmr.catalog import store
 from shmr.cli.fsck.main import main
 from shmr.config import load
 from shmr.format.rows import ROOT
-from shmr.fsck.drill import drill
 from shmr.fsck.findings import Kind
-from shmr.fsck.rehearsal.choice import chosen, is_sampled
+from shmr.fsck.rehearsing.choice import chosen, is_sampled
+from shmr.fsck.rehearsing.drill import drill
 from shmr.service.offline import unmounted
 from shmr.testing.drive import World
 from shmr.testing.trial import files_of, lay_down, scratch

@@ -14,10 +14,10 @@ import pytest
 
 from shmr.errors import SetupError
 from shmr.format.rows import SIZE_MAX, Inode
-from shmr.fsck.contents import Data, Hole, Lost, Part
-from shmr.fsck.extract import Extractor, Stopped
+from shmr.fsck.decoding.contents import Data, Hole, Lost, Part
+from shmr.fsck.decoding.extract import Extractor, Stopped
 from shmr.fsck.findings import Finding, Kind
-from shmr.fsck.scratch import destination
+from shmr.fsck.salvaging.scratch import destination
 
 WHEN = 1_600_000_000_123_456_789
 

@@ -10,9 +10,9 @@ import pytest
 
 from shmr.drive.directory import DirectoryDrive
 from shmr.errors import SetupError
-from shmr.fsck.decode import decode
+from shmr.fsck.decoding.decode import decode
 from shmr.fsck.findings import Kind
-from shmr.fsck.foreign import opened
+from shmr.fsck.salvaging.foreign import opened
 from tests.fsck.rescued import Rescued, tree_at, unprivileged
 
 pytestmark = pytest.mark.root

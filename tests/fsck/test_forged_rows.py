@@ -25,7 +25,7 @@ from shmr.errors import IntegrityError, SetupError
 from shmr.format.fragment import Code
 from shmr.format.records import encode_meta
 from shmr.format.rows import ROOT, Row, Table, key_named, key_of, key_pair
-from shmr.fsck.decode import decode, listing
+from shmr.fsck.decoding.decode import decode, listing
 from tests.fsck.forged import POOL, Forged, drive_id
 from tests.fsck.rescued import Rescued, tree_at, unprivileged
 

@@ -11,11 +11,11 @@ import pytest
 from shmr.cli.fsck.show import show_report
 from shmr.config import load
 from shmr.errors import SetupError, ShmrError
-from shmr.fsck import identity
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Exit, Kind
-from shmr.fsck.repair import repair
-from shmr.fsck.scrub import scrub
+from shmr.fsck.mending import identity
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.scrubbing.scrub import scrub
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import PowerCut
 from shmr.testing.trial import files_of, lay_down, scratch

@@ -14,11 +14,11 @@ from shmr.archive.shift import Shift
 from shmr.cli.fsck.main import main
 from shmr.config import load
 from shmr.errors import SetupError
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Kind
-from shmr.fsck.rebuild_catalog import rebuild_catalog
-from shmr.fsck.repair import repair
-from shmr.fsck.salvage import Source
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.rebuilding.catalog import rebuild_catalog
+from shmr.fsck.salvaging.salvage import Source
 from shmr.log.fragments import FragmentName
 from shmr.service.drives.leave import drive_remove
 from shmr.service.offline import unmounted

@@ -18,10 +18,10 @@ from shmr.archive.control import Control, Stopped
 from shmr.archive.shift import Shift
 from shmr.errors import ShmrError
 from shmr.format.rows import ROOT
+from shmr.fsck.checking.places import places
 from shmr.fsck.findings import Finding, Kind
 from shmr.fsck.mending import copies, fragments
 from shmr.fsck.opening import View, view_of
-from shmr.fsck.places import places
 from shmr.testing.drive import World
 from shmr.testing.faults import Fault
 from shmr.testing.trial import Files, files_of, lay_down, scratch

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shmr.errors import ShmrError
-from shmr.fsck.new_workspace import Layout, NewWorkspace, Stage, stage_of
+from shmr.fsck.rebuilding.new_workspace import Layout, NewWorkspace, Stage, stage_of
 from shmr.testing.drive import World
 from shmr.testing.faults import Fault
 from shmr.testing.tree import Tree, differences, tree_of

@@ -24,9 +24,9 @@ from shmr.format.fragment import (
     file_name,
 )
 from shmr.format.superblock import decode as decode_superblock
+from shmr.fsck.checking.places import places
 from shmr.fsck.findings import Kind
 from shmr.fsck.opening import View, view_of
-from shmr.fsck.places import places
 from shmr.log.fragments import FragmentStore
 from shmr.log.store import SegmentStore
 from shmr.testing.drive import SimulatedDrive, SimulatedFile, World
@@ -343,8 +343,8 @@ def test_losses_beyond_what_a_report_keeps_are_counted(
         damage_fragment(case, "gone", 1)
         lost = [f for f in case.found() if f.kind is Kind.FILE_LOST]
         assert len(lost) > 4 and all(f.where.path is not None for f in lost)
-        monkeypatch.setattr("shmr.fsck.segments.KEPT_PER_KIND", 1)
-        monkeypatch.setattr("shmr.fsck.archive.KEPT_PER_KIND", 1)
+        monkeypatch.setattr("shmr.fsck.checking.segments.KEPT_PER_KIND", 1)
+        monkeypatch.setattr("shmr.fsck.checking.archive.KEPT_PER_KIND", 1)
         fewer = [f for f in case.found() if f.kind is Kind.FILE_LOST]
         assert len(fewer) == len(lost)
         assert sum(f.where.path is not None for f in fewer) == 2
@@ -358,7 +358,7 @@ def test_few_extents_at_a_time_find_the_same(
             with opened(subjects[copies], place) as case:
                 WORKSPACE[what].do(case)
                 whole = case.found()
-                monkeypatch.setattr("shmr.fsck.segments.CHUNK", 3)
+                monkeypatch.setattr("shmr.fsck.checking.segments.CHUNK", 3)
                 parts = case.found()
                 monkeypatch.undo()
                 kinds = {Kind.FRAME_DAMAGED, Kind.CHAIN_BROKEN, Kind.SEGMENT_SHORT}
@@ -435,7 +435,7 @@ def test_a_drive_that_fails_reads_is_not_one_that_lost_fragments(
 def test_a_drive_that_hangs_is_waited_for_once(
     subjects: dict[int, Subject], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmr.fsck.patience.PATIENCE_S", 0.05)
+    monkeypatch.setattr("shmr.fsck.checking.patience.PATIENCE_S", 0.05)
     with opened(subjects[1], place) as case:
         view = case.view()
         number, archived = case.row(4)
@@ -447,7 +447,7 @@ def test_a_drive_that_hangs_is_waited_for_once(
         archives = tuple(
             replace(pool, drives={one: there[one] for one in pool.drives}) for pool in view.archives
         )
-        monkeypatch.setattr("shmr.fsck.places.superblock_findings", lambda view: iter(()))
+        monkeypatch.setattr("shmr.fsck.checking.places.superblock_findings", lambda view: iter(()))
         found = list(places(replace(view, fragments=fragments, archives=archives)))
         hanging.let_go(failing=True)
         kinds = {finding.kind for finding in found}

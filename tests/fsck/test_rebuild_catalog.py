@@ -18,10 +18,10 @@ from shmr.config import load
 from shmr.errors import SetupError
 from shmr.format.archived import archived_removed
 from shmr.format.rows import ROOT
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Kind
-from shmr.fsck.rebuild_catalog import rebuild_catalog
-from shmr.fsck.repair import repair
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.rebuilding.catalog import rebuild_catalog
 from shmr.service import create
 from shmr.service.moving.compact import compact
 from shmr.service.offline import unmounted
@@ -364,7 +364,7 @@ def test_a_log_that_does_not_suffice_leaves_the_catalog(made: Directories) -> No
 def test_a_mount_refuses_a_workspace_that_is_not_complete(
     made: Directories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shmr.fsck import new_workspace
+    from shmr.fsck.rebuilding import new_workspace
 
     before = made.tree()
     made.lose_workspace()

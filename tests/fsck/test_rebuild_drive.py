@@ -15,9 +15,9 @@ from shmr.cli.jobs import report
 from shmr.config import load
 from shmr.errors import SetupError
 from shmr.format.rows import ROOT
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import Kind
-from shmr.fsck.rebuild_drive import rebuild_drive
+from shmr.fsck.rebuilding.drive import rebuild_drive
 from shmr.log.store import is_segment
 from shmr.service.offline import unmounted
 from shmr.units import MIB

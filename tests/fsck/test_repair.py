@@ -22,9 +22,9 @@ from shmr.format.rows import (
     key_named,
     key_of,
 )
-from shmr.fsck.checking import check
+from shmr.fsck.checking.check import check
 from shmr.fsck.findings import KEPT_PER_KIND, Exit, Finding, Kind, Report, Where
-from shmr.fsck.repair import propose, repair, settled
+from shmr.fsck.mending.repair import propose, repair, settled
 from shmr.testing.drive import World
 from shmr.testing.faults import Fault
 from shmr.testing.tree import tree_of

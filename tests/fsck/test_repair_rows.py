@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from shmr.catalog.reading import open_reading
 from shmr.format.rows import ROOT, Address, Extent, Table
+from shmr.fsck.checking.tables.check import tables
 from shmr.fsck.findings import Finding, Kind
+from shmr.fsck.mending.repair import look_at
 from shmr.fsck.mending.rows import mend_rows, untangled
 from shmr.fsck.opening import View
-from shmr.fsck.repair import look_at
-from shmr.fsck.tables.check import tables
 from shmr.log.fragments import FragmentStore
 from shmr.log.store import SegmentStore
 from shmr.testing.drive import World

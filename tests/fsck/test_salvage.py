@@ -16,11 +16,11 @@ from shmr.format.rows import (
     TRUTH,
     Place,
 )
-from shmr.fsck.footers import Footers
-from shmr.fsck.foreign import footer_of
-from shmr.fsck.losses import Loss
-from shmr.fsck.salvage import AHEAD, Salvaged
-from shmr.fsck.sources import Source
+from shmr.fsck.salvaging.footers import Footers
+from shmr.fsck.salvaging.foreign import footer_of
+from shmr.fsck.salvaging.losses import Loss
+from shmr.fsck.salvaging.salvage import AHEAD, Salvaged
+from shmr.fsck.salvaging.sources import Source
 from shmr.log.fragments import parse_name
 from shmr.testing.audit import audit
 from shmr.testing.tree import Tree, differences, tree_of

@@ -15,7 +15,7 @@ from shmr.format.frame import Kind
 from shmr.format.rows import (
     ROOT,
 )
-from shmr.fsck.sources import Source
+from shmr.fsck.salvaging.sources import Source
 from shmr.log import walk
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather

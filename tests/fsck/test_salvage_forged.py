@@ -21,7 +21,7 @@ from shmr.format.rows import (
     key_named,
     key_of,
 )
-from shmr.fsck.losses import Loss
+from shmr.fsck.salvaging.losses import Loss
 from shmr.log import snapshot
 from shmr.log.store import SegmentStore
 from shmr.testing.trial import FILESYSTEM, scratch

@@ -13,8 +13,8 @@ from shmr.errors import IntegrityError
 from shmr.format.rows import (
     ROOT,
 )
-from shmr.fsck.salvage import Salvaged
-from shmr.fsck.sources import Source
+from shmr.fsck.salvaging.salvage import Salvaged
+from shmr.fsck.salvaging.sources import Source
 from shmr.log.fragments import FragmentStore
 from shmr.log.gather import Gather
 from shmr.testing.drive import World

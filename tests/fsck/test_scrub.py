@@ -20,9 +20,9 @@ from shmr.cli.fsck.main import main
 from shmr.cli.fsck.scrub import STRANGERS
 from shmr.format.fragment import BLOCK
 from shmr.fsck.findings import Exit, Kind
-from shmr.fsck.scrub import Scrubbed, scrub
 from shmr.fsck.scrubbing import note as notes
 from shmr.fsck.scrubbing import rounds
+from shmr.fsck.scrubbing.scrub import Scrubbed, scrub
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import PowerCut
 from shmr.testing.tree import tree_of

@@ -27,9 +27,9 @@ from shmr.format.rows import (
     key_of,
     key_pair,
 )
+from shmr.fsck.checking.tables.check import tables
 from shmr.fsck.findings import Finding, Kind
 from shmr.fsck.opening import View, view_of
-from shmr.fsck.tables.check import tables
 from shmr.log.fragments import FragmentStore
 from shmr.log.store import SegmentStore
 from shmr.testing.trial import FILESYSTEM, Trial, scratch, tight_limits

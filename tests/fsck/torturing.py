@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shmr.errors import DriveError, IntegrityError, SetupError, ShmrError
-from shmr.fsck.checking import check
-from shmr.fsck.rebuild_catalog import rebuild_catalog
-from shmr.fsck.rebuild_drive import rebuild_drive
-from shmr.fsck.repair import repair
-from shmr.fsck.scrub import scrub
+from shmr.fsck.checking.check import check
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.rebuilding.catalog import rebuild_catalog
+from shmr.fsck.rebuilding.drive import rebuild_drive
+from shmr.fsck.scrubbing.scrub import scrub
 from shmr.testing.drive import SimulatedDrive, World
 from shmr.testing.faults import Fault
 from shmr.testing.tree import Entry, tree_of

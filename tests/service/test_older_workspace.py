@@ -10,9 +10,9 @@ import pytest
 from shmr import service
 from shmr.config import load
 from shmr.errors import SetupError
-from shmr.fsck import checking as check
-from shmr.fsck.rebuild_catalog import rebuild_catalog
-from shmr.fsck.repair import repair
+from shmr.fsck.checking.check import check
+from shmr.fsck.mending.repair import repair
+from shmr.fsck.rebuilding.catalog import rebuild_catalog
 from shmr.service.lineage import keep_unknown, refuse_older
 from shmr.service.offline import unmounted
 from tests.place import Place
@@ -71,14 +71,14 @@ def test_nothing_is_changed_with_an_older_workspace(place: Place, newer: Path) -
     ):
         with pytest.raises(SetupError, match="older one than the archive"):
             job()
-    assert check.check(place.config).counts
+    assert check(place.config).counts
     repair(place.config)
     assert archive_of(place) == before
     with unmounted(load(place.config), read_only=True) as (volume, _):
         assert volume.read_only is not None
     put_back(place, newer)
     place.assert_files()
-    assert check.check(place.config).is_clean
+    assert check(place.config).is_clean
 
 
 def test_what_a_log_that_was_cut_knew_is_remembered_and_left_alone(place: Place) -> None:

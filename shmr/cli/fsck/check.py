@@ -28,7 +28,7 @@ example:
 
 
 class CheckLibrary(Protocol):
-    """What this command needs of `shmr.fsck.checking`."""
+    """What this command needs of `shmr.fsck.checking.check`."""
 
     def check(self, config_path: Path, *, watcher: Watcher | None, stop: Stop) -> Report: ...
 
@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(CheckLibrary, load("shmr.fsck.checking"))
+    library = cast(CheckLibrary, load("shmr.fsck.checking.check"))
     with stop_asked() as stop, Progress("check", 0, of_bytes=False) as progress:
 
         def show(phase: str, size: int, total: int) -> None:

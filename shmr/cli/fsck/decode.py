@@ -21,7 +21,7 @@ from shmr.errors import SetupError
 from shmr.units import KIB, NS_PER_S, format_size
 
 if TYPE_CHECKING:
-    from shmr.fsck.decode import Decoded, Listed
+    from shmr.fsck.decoding.decode import Decoded, Listed
     from shmr.service.following import Stop, Watcher
 
 SHOWN_PER_KIND = 50
@@ -47,7 +47,7 @@ example:
 
 
 class DecodeLibrary(Protocol):
-    """What this command needs of `shmr.fsck.decode`."""
+    """What this command needs of `shmr.fsck.decoding.decode`."""
 
     def decode(
         self,
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Threads wait for drives; what they need of memory is little.
     load("shmr.codec.allocator").share_one_arena()
     before = threading.stack_size(_STACK_BYTES)
-    library = cast(DecodeLibrary, load("shmr.fsck.decode"))
+    library = cast(DecodeLibrary, load("shmr.fsck.decoding.decode"))
     try:
         if arguments.list:
             return _list(library, arguments)

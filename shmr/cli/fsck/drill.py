@@ -15,7 +15,7 @@ from shmr.cli.progress import Progress, stop_asked
 from shmr.units import format_size
 
 if TYPE_CHECKING:
-    from shmr.fsck.drill import Drill
+    from shmr.fsck.rehearsing.drill import Drill
     from shmr.service.following import Stop, Watcher
 
 _DESCRIPTION = """\
@@ -33,7 +33,7 @@ example:
 
 
 class DrillLibrary(Protocol):
-    """What this command needs of `shmr.fsck.drill`."""
+    """What this command needs of `shmr.fsck.rehearsing.drill`."""
 
     def drill(
         self,
@@ -96,7 +96,7 @@ def _seed(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(DrillLibrary, load("shmr.fsck.drill"))
+    library = cast(DrillLibrary, load("shmr.fsck.rehearsing.drill"))
     with stop_asked() as stop, Progress("drill", 0) as progress:
 
         def show(phase: str, size: int, total: int) -> None:

@@ -15,7 +15,7 @@ from shmr.cli.progress import Progress, stop_asked
 from shmr.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
-    from shmr.fsck.rebuild_catalog import Rebuilt
+    from shmr.fsck.rebuilding.catalog import Rebuilt
     from shmr.service.following import Stop, Watcher
 
 _DESCRIPTION = """\
@@ -32,7 +32,7 @@ example:
 
 
 class RebuildLibrary(Protocol):
-    """What this command needs of `shmr.fsck.rebuild_catalog`."""
+    """What this command needs of `shmr.fsck.rebuilding.catalog`."""
 
     def rebuild_catalog(
         self,
@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(RebuildLibrary, load("shmr.fsck.rebuild_catalog"))
+    library = cast(RebuildLibrary, load("shmr.fsck.rebuilding.catalog"))
     with stop_asked() as stop, Progress("rebuild-catalog", 0) as progress:
 
         def show(phase: str, done: int, total: int) -> None:

@@ -30,7 +30,7 @@ CLEAN, REPAIRED, LEFT, INTERRUPTED = 0, 1, 4, 32
 
 
 class RebuildLibrary(Protocol):
-    """What this command needs of `shmr.fsck.rebuild_drive`."""
+    """What this command needs of `shmr.fsck.rebuilding.drive`."""
 
     def rebuild_drive(
         self, config_path: Path, drive: str, *, onto: Path | None, **asked: Unpack[Asked]
@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(RebuildLibrary, load("shmr.fsck.rebuild_drive"))
+    library = cast(RebuildLibrary, load("shmr.fsck.rebuilding.drive"))
     done = followed(
         "rebuild",
         arguments,

@@ -32,7 +32,7 @@ example:
 
 
 class RepairLibrary(Protocol):
-    """What this command needs of `shmr.fsck.repair`."""
+    """What this command needs of `shmr.fsck.mending.repair`."""
 
     def repair(
         self,
@@ -74,7 +74,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(RepairLibrary, load("shmr.fsck.repair"))
+    library = cast(RepairLibrary, load("shmr.fsck.mending.repair"))
     report = followed(
         "repair",
         arguments,

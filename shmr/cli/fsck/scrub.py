@@ -20,8 +20,8 @@ from shmr.cli.show import age, table
 from shmr.units import NS_PER_S, format_size
 
 if TYPE_CHECKING:
-    from shmr.fsck.scrub import Scrubbed
     from shmr.fsck.scrubbing.rounds import Coverage
+    from shmr.fsck.scrubbing.scrub import Scrubbed
     from shmr.service.following import Stop, Watcher
 
 _DESCRIPTION = """\
@@ -51,7 +51,7 @@ _UNITS_S = {"min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 class ScrubLibrary(Protocol):
-    """What this command needs of `shmr.fsck.scrub`."""
+    """What this command needs of `shmr.fsck.scrubbing.scrub`."""
 
     def scrub(
         self,
@@ -111,7 +111,7 @@ def when(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code."""
-    library = cast(ScrubLibrary, load("shmr.fsck.scrub"))
+    library = cast(ScrubLibrary, load("shmr.fsck.scrubbing.scrub"))
     with stop_asked() as stop, Progress("scrub", 0) as progress:
 
         def show(phase: str, size: int, total: int) -> None:

@@ -19,7 +19,7 @@ from shmr.archive.redistribute import plan_mending
 from shmr.archive.rehouse import Rehousing
 from shmr.archive.shift import Shift
 from shmr.format.archived import Archived
-from shmr.fsck.archive import Fragments
+from shmr.fsck.checking.archive import Fragments
 from shmr.fsck.findings import KEPT_PER_KIND, Finding, Kind
 from shmr.fsck.mending.mender import Mender
 from shmr.fsck.opening import view_of

@@ -27,8 +27,8 @@ from shmr.format.rows import (
     split_key,
     split_pair,
 )
-from shmr.fsck import lost_and_found
-from shmr.fsck.tables.flaw import Flaw, Mend
+from shmr.fsck.checking.tables.flaw import Flaw, Mend
+from shmr.fsck.salvaging import lost_and_found
 from shmr.volume.context import ROWS_MAX
 from shmr.volume.namespace import FIRST_COOKIE
 from shmr.volume.volume import Volume

@@ -15,8 +15,8 @@ from shmr.archive.shift import Shift
 from shmr.drive.seam import Drive
 from shmr.errors import DriveError
 from shmr.format.records import Stream
+from shmr.fsck.checking.kept import copies_in
 from shmr.fsck.findings import Finding, Kind
-from shmr.fsck.kept import copies_in
 from shmr.fsck.mending.mender import Mender
 from shmr.log.store import segment_name
 from shmr.volume.cleaner import Work

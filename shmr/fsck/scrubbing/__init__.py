@@ -1,4 +1,4 @@
-"""Every byte of every drive, read and verified: the parts of `shmr.fsck.scrub`.
+"""Every byte of every drive, read and verified: the parts of `shmr.fsck.scrubbing.scrub`.
 
 inventory   what a drive should hold, in the order in which it lies there
 reading     one file from front to back, however sick its drive

@@ -16,8 +16,8 @@ from shmr.format.archived import Archived, Placed
 from shmr.format.frame import GRANULE
 from shmr.format.records import Stream
 from shmr.format.rows import Extent
+from shmr.fsck.checking.kept import superseded
 from shmr.fsck.findings import Finding, Kind, Where
-from shmr.fsck.kept import superseded
 from shmr.fsck.naming import names_of
 from shmr.fsck.opening import View
 from shmr.fsck.scrubbing import fragment, frames

@@ -1,0 +1,1 @@
+"""What is lost made anew: a drive, the catalog, the workspace."""

@@ -1,0 +1,1 @@
+"""A loss rehearsed, without touching anything."""

@@ -1,0 +1,1 @@
+"""A catalog out of drives that nobody vouches for: from journal, snapshot, footers."""
