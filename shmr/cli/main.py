@@ -61,7 +61,7 @@ def main(
     try:
         parsed.run(parsed, load())
     except (ShmrError, OSError) as error:
-        print(f"shmr {parsed.command}: {_message(error)}", file=sys.stderr)
+        print(f"shmr {parsed.command}: {message_of(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"shmr {parsed.command}: interrupted", file=sys.stderr)
@@ -69,7 +69,8 @@ def main(
     return DONE
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
+    """An error as people read it, without a traceback."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

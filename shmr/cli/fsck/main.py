@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from shmr.cli.fsck import check, decode, drill, rebuild_catalog, rebuild_drive, repair, scrub
-from shmr.cli.main import version
+from shmr.cli.main import message_of, version
 from shmr.errors import ShmrError
 
 CLEAN, REPAIRED, LEFT, FAILED, USAGE, INTERRUPTED = 0, 1, 4, 8, 16, 32
@@ -68,17 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.run(parsed)
         return code
     except (ShmrError, OSError) as error:
-        print(f"shmr-fsck {parsed.command}: {_message(error)}", file=sys.stderr)
+        print(f"shmr-fsck {parsed.command}: {message_of(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"shmr-fsck {parsed.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 if __name__ == "__main__":

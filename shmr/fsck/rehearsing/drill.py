@@ -51,7 +51,7 @@ SHARE = 0.02
 TRIES = 3
 """So often a mounted filesystem is looked at anew, whose journal went on under our hands."""
 DAY_S = 86_400
-REMEDY = "look for the damage with `shmr-fsck check` and `scrub`, and mend it with `repair`"
+REMEDY = "find the damage and mend it: `shmr-fsck scrub`, and `shmr-fsck repair`"
 
 
 class NoScratch(ShmrError):
