@@ -99,10 +99,8 @@ class Shift:
         archive, fragments = self.volume.archive, self._context.fragments
         catalog = self.volume.catalog
         found = yield fragments.scan
-        if self.volume.taken is not None:
-            # Only before numbers are given anew.
-            yield partial(refuse_newer, fragments, found, self.volume.taken)
-            self.volume.taken = None
+        # Asked behind the listing: numbers are given meanwhile too. Opening asked more strictly.
+        yield partial(refuse_newer, fragments, found, self._context.reader.store.next_number)
         strays = [one for one in archive.strays_in(found) if not self._is_wanted(one)]
         replaced = [one for one in strays if is_held(catalog, one[1].segment)]
         yield from self.discard(one for one in strays if one not in replaced)
